@@ -1,0 +1,1 @@
+"""Hooks. Importing this package registers them."""

@@ -1,0 +1,1 @@
+"""Algorithms: one training step. Importing this package registers them."""

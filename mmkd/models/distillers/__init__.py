@@ -1,0 +1,1 @@
+"""Distillers: which records meet in which loss. Importing this package registers them."""

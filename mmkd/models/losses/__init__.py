@@ -1,0 +1,1 @@
+"""Loss modules: weights and reduction around `mmkd.functional`. Importing this package registers them."""

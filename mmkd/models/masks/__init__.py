@@ -1,0 +1,1 @@
+"""Masks: data samples -> weight on a feature grid. Importing this package registers them."""
