@@ -1,0 +1,188 @@
+"""A small detection set that can be learnt in minutes: coloured shapes on varied backgrounds, in COCO form.
+
+Scenes differ in background (gradient, noise, stripes), light and number of shapes; shapes differ in size, angle,
+colour and border, and the colour says nothing about the class. Some shapes are cut by the image border, some partly
+covered, a third are small. Lines and blots that belong to no class are left unlabelled. Everything follows from
+`seed`: train and val are two independent streams of it.
+
+Boxes are `(x, y, w, h)` in px of the image, tight around the part of the shape that lies inside the image.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TOY_CLASSES = ('circle', 'square', 'triangle', 'cross')
+_CROSS = np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1)])
+_CROSS = np.vstack([_CROSS, [(-1, -1)]]) / 3.0
+_SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.85
+
+
+def make_toy_data(
+    root: str | Path,
+    *,
+    train: int = 200,
+    val: int = 60,
+    size: tuple[int, int] = (192, 160),
+    classes: tuple[str, ...] = TOY_CLASSES,
+    seed: int = 0,
+) -> Path:
+    """Write the data set; the same arguments always give the same pixels and boxes.
+
+    Args:
+        root: Folder to write: `annotations/{train,val}.json` and `images/`.
+        train: Number of training images.
+        val: Number of validation images.
+        size: (width, height) of every image, px.
+        classes: Names of the categories. The first four are the four shapes; names after them are listed without
+            any object, so that the set can stand in for one with more classes.
+        seed: Of all that is drawn.
+
+    Returns:
+        `root`. A finished folder that was written with the same arguments is left as it is.
+
+    Raises:
+        ValueError: For fewer than one image, an image below 32 px or no class.
+        FileExistsError: Where `root` holds a set with other arguments.
+    """
+    if min(train, val) < 1 or min(size) < 32 or not classes:
+        raise ValueError(f'need at least 1 image, 32 px and 1 class, got {train}, {val}, {size}, {classes}')
+    root = Path(root)
+    arguments = dict(train=train, val=val, size=list(size), classes=list(classes), seed=seed)
+    stamp = root / 'toy_data.json'
+    if stamp.exists():
+        found = json.loads(stamp.read_text())
+        if found != arguments:
+            raise FileExistsError(f'{root} holds another toy set ({found}); choose another folder')
+        return root
+    (root / 'images').mkdir(parents=True, exist_ok=True)
+    (root / 'annotations').mkdir(exist_ok=True)
+    for stream, (split, count) in enumerate((('train', train), ('val', val))):
+        _write_split(root, split, count, size, classes, np.random.default_rng([seed, stream]))
+    stamp.write_text(json.dumps(arguments))
+    return root
+
+
+def draw_scene(rng: np.random.Generator, size: tuple[int, int], shapes: int = 4) -> tuple[np.ndarray, list[dict]]:
+    """One image and its objects.
+
+    Args:
+        rng: Source of everything random.
+        size: (width, height), px.
+        shapes: How many of the four shapes may appear.
+
+    Returns:
+        Image (H, W, 3), uint8; objects as dicts of `label` (index of the shape) and `bbox` (x, y, w, h), px.
+    """
+    width, height = size
+    image = _background(rng, width, height)
+    _clutter(rng, image)
+    objects: list[dict] = []
+    for _ in range(int(rng.integers(1, 9))):
+        label = int(rng.integers(shapes))
+        mask = _shape_mask(rng, label, width, height)
+        bbox = _tight_box(mask)
+        if bbox is None or any(_covers(bbox, other['bbox']) for other in objects):
+            continue
+        _paint(rng, image, mask)
+        objects.append(dict(label=label, bbox=bbox))
+    light = rng.uniform(0.6, 1.15)
+    noise = rng.normal(0, rng.uniform(0, 10), image.shape)
+    return np.clip(image * light + noise, 0, 255).astype(np.uint8), objects
+
+
+def _write_split(
+    root: Path, split: str, count: int, size: tuple[int, int], classes: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    images, annotations = [], []
+    for index in range(1, count + 1):
+        picture, objects = draw_scene(rng, size, min(len(classes), len(TOY_CLASSES)))
+        name = f'{split}_{index:05d}.png'
+        cv2.imwrite(str(root / 'images' / name), picture)
+        images.append(dict(id=index, file_name=name, width=size[0], height=size[1]))
+        for thing in objects:
+            _, _, w, h = thing['bbox']
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index,
+                    category_id=thing['label'] + 1,
+                    bbox=thing['bbox'],
+                    area=w * h,
+                    iscrowd=0,
+                )
+            )
+    categories = [dict(id=number, name=name) for number, name in enumerate(classes, 1)]
+    content = dict(info={}, licenses=[], images=images, annotations=annotations, categories=categories)
+    (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    corners = rng.uniform(20, 220, (2, 2, 3)).astype(np.float32)
+    image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    coarse = rng.normal(0, rng.uniform(0, 30), (max(height // 16, 2), max(width // 16, 2), 3)).astype(np.float32)
+    image = image + cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.3:
+        wave = np.sin(np.arange(width) * rng.uniform(0.05, 0.5))[None, :, None]
+        image = image + rng.uniform(5, 20) * wave
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(0, 5))):
+        start, end = (tuple(int(v) for v in rng.integers((0, 0), (width, height))) for _ in range(2))
+        cv2.line(image, start, end, rng.uniform(0, 255, 3).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
+
+
+def _shape_mask(rng: np.random.Generator, label: int, width: int, height: int) -> np.ndarray:
+    largest = min(width, height) / 4
+    small = rng.random() < 0.33
+    radius = rng.uniform(5, 9) if small else rng.uniform(9, max(largest, 10))
+    centre = rng.uniform((0, 0), (width, height))
+    mask = np.zeros((height, width), np.uint8)
+    if label == 0:
+        axes = (round(radius), round(radius * rng.uniform(0.8, 1.0)))
+        cv2.ellipse(mask, (round(centre[0]), round(centre[1])), axes, rng.uniform(0, 180), 0, 360, 255, -1)
+        return mask
+    if label == 1:
+        corners = _SQUARE
+    elif label == 2:
+        angles = np.deg2rad([-90, 30, 150])
+        corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * 1.1
+    else:
+        corners = _CROSS
+    turn = rng.uniform(-0.35, 0.35)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    corners = corners * (1.0, rng.uniform(0.75, 1.0)) @ rotation.T * radius + centre
+    cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 255)
+    return mask
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
+    around = image[mask > 0].mean(axis=0)
+    colour = rng.uniform(0, 255, 3)
+    while np.abs(colour - around).max() < 70:  # a shape that nobody can see cannot be learnt
+        colour = rng.uniform(0, 255, 3)
+    strength = 0.85 * cv2.GaussianBlur(mask, (3, 3), 0)[..., None] / 255.0
+    image[:] = image * (1 - strength) + colour * strength
+    if rng.random() < 0.3:
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(image, contours, -1, rng.uniform(0, 255, 3).tolist(), 1)
+
+
+def _tight_box(mask: np.ndarray) -> list[float] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) < 5 or len(columns) < 5:  # almost outside the image
+        return None
+    return [float(v) for v in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
+
+
+def _covers(new: list[float], old: list[float], limit: float = 0.35) -> bool:
+    """Whether the new box hides more than `limit` of the smaller of the two."""
+    overlap_w = min(new[0] + new[2], old[0] + old[2]) - max(new[0], old[0])
+    overlap_h = min(new[1] + new[3], old[1] + old[3]) - max(new[1], old[1])
+    overlap = max(overlap_w, 0) * max(overlap_h, 0)
+    return overlap > limit * min(new[2] * new[3], old[2] * old[3])
