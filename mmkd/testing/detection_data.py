@@ -1,0 +1,111 @@
+"""Data sets of an experiment: where they lie, which classes they have, how a detector is scored on them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_COCO_ANNOTATIONS = '{split}.json', 'instances_{split}.json', 'instances_{split}2017.json'
+_COCO_IMAGES = 'images', '{split}', '{split}2017', 'images/{split}', 'images/{split}2017', '.'
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """What an experiment needs to know of a data set; dicts are MMEngine configs without a pipeline.
+
+    Args:
+        name: Short name, for tables.
+        classes: Names in the order of the labels.
+        train: Data set to train on.
+        val: Data set to score on.
+        evaluator: Metric of `val`.
+        metrics: Key the metric reports under -> name in tables; the first is the main one.
+        counts: Number of images, (train, val).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: dict
+    val: dict
+    evaluator: dict
+    metrics: dict[str, str] = field(default_factory=dict)
+    counts: tuple[int, int] = (0, 0)
+
+
+def detection_data(path: str | Path, layout: str = 'coco') -> DetectionData:
+    """Find a data set on disk.
+
+    Args:
+        path: Its folder.
+        layout: `coco` (`annotations/{train,val}.json` or COCO's own names) or `kitti` (`training/`, `ImageSets/`).
+
+    Returns:
+        The description; nothing is written.
+
+    Raises:
+        ValueError: For another layout.
+        FileNotFoundError: Where a file is missing; the message lists what was looked for.
+    """
+    root = Path(path).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f'no data folder {root}')
+    if layout == 'coco':
+        return coco_data(root)
+    if layout == 'kitti':
+        from mmkd.testing.kitti_data import kitti_data  # needs mmdet, which COCO data does not
+
+        return kitti_data(root)
+    raise ValueError(f"format must be 'coco' or 'kitti', got {layout!r}")
+
+
+def coco_data(root: Path) -> DetectionData:
+    """Data set in COCO form; the validation split scores, a test split is never read.
+
+    Args:
+        root: Folder with `annotations/` and the images.
+
+    Returns:
+        Its description.
+
+    Raises:
+        FileNotFoundError: Where annotations or images are missing.
+        ValueError: Where train and val name different classes.
+    """
+    splits = {split: _coco_split(root, split) for split in ('train', 'val')}
+    classes = {split: found[2] for split, found in splits.items()}
+    if classes['train'] != classes['val']:
+        raise ValueError(f'{root}: train has classes {classes["train"]}, val has {classes["val"]}')
+    sets = {
+        split: dict(
+            type='CocoDataset',
+            ann_file=str(annotation),
+            data_prefix=dict(img=str(images) + '/'),
+            metainfo=dict(classes=classes['train']),
+        )
+        for split, (annotation, images, _, _) in splits.items()
+    }
+    return DetectionData(
+        name=root.name,
+        classes=classes['train'],
+        train=dict(sets['train'], filter_cfg=dict(filter_empty_gt=True, min_size=2)),
+        val=dict(sets['val'], test_mode=True),
+        evaluator=dict(type='CocoMetric', ann_file=sets['val']['ann_file'], metric='bbox', format_only=False),
+        metrics={'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'},
+        counts=(splits['train'][3], splits['val'][3]),
+    )
+
+
+def _coco_split(root: Path, split: str) -> tuple[Path, Path, tuple[str, ...], int]:
+    names = [root / 'annotations' / name.format(split=split) for name in _COCO_ANNOTATIONS]
+    annotation = next((name for name in names if name.is_file()), None)
+    if annotation is None:
+        raise FileNotFoundError(f'no {split} annotations: looked for ' + ', '.join(str(name) for name in names))
+    content = json.loads(annotation.read_text())
+    if not content.get('images') or not content.get('categories'):
+        raise ValueError(f'{annotation} lists no images or no categories')
+    first = content['images'][0]['file_name']
+    folders = [root / name.format(split=split) for name in _COCO_IMAGES]
+    images = next((folder for folder in folders if (folder / first).is_file()), None)
+    if images is None:
+        raise FileNotFoundError(f'no {first}: looked in ' + ', '.join(str(folder) for folder in folders))
+    categories = sorted(content['categories'], key=lambda category: category['id'])
+    return annotation, images, tuple(category['name'] for category in categories), len(content['images'])
