@@ -1,1 +1,3 @@
 """Algorithms: one training step. Importing this package registers them."""
+
+from . import teacher_student  # noqa: F401

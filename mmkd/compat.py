@@ -1,0 +1,277 @@
+"""Every workaround for other people's releases, in one place.
+
+Importing this module applies those that the installed releases need, so that MMRazor can be imported, checkpoints
+are loaded without executing code, and a model can bring its own hooks to MMEngine's Runner. Each function names what
+it is for and the release that ends it, and does nothing where it is not needed.
+
+    compat = importlib.import_module('mmkd.compat')     # or in a config: custom_imports=dict(imports=['mmkd.compat'])
+"""
+
+import importlib
+import os
+import pickle
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import mmengine
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.config import utils as config_utils
+from mmengine.dist import get_dist_info
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from mmengine.utils import digit_version
+
+# Lowest and highest release that the test suite was run with, inclusive.
+TESTED = {
+    'torch': ('2.4', '2.13'),
+    'mmcv': ('2.1.0', '2.3'),
+    'mmengine': ('0.10.7', '0.10.12'),
+    'mmdet': ('3.3.0', '3.5'),
+    'mmrazor': ('1.0.0', '1.0.0'),
+}
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """A checkpoint that cannot be read without executing code, or that is no checkpoint at all."""
+
+
+def import_mmrazor() -> None:
+    """Make `mmrazor` importable.
+
+    MMRazor 1.0.0 asserts mmcv <= 2.1.0, and its quantisation tables (never needed to distil) use names that
+    torch 2.0 moved. Ended by an MMRazor release that does neither; none is announced.
+    """
+    if 'mmrazor' in sys.modules and 'mmrazor.models' in sys.modules:
+        return
+    tables = 'mmrazor.structures.quantization.backend_config'
+    if digit_version(torch.__version__) >= digit_version('2.0.0') and tables not in sys.modules:
+        stub = types.ModuleType(tables, 'Left out by mmkd.compat: fails to import on torch >= 2.0.')
+        stub.BackendConfigs = {}
+        stub.__all__ = ['BackendConfigs']
+        sys.modules[tables] = stub
+    version = mmcv.__version__
+    if digit_version(version) > digit_version('2.1.0'):
+        mmcv.__version__ = '2.1.0'
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            importlib.import_module('mmrazor')
+            importlib.import_module('mmrazor.models')
+    finally:
+        mmcv.__version__ = version
+
+
+def _history_attribute(owner: type, name: str) -> Any:
+    """Stand in for `getattr` in MMEngine's checkpoints: the statistics of HistoryBuffer and nothing else."""
+    if owner is HistoryBuffer and not name.startswith('_'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed in a checkpoint.')
+
+
+# torch looks allowed names up by module and name; `getattr` itself would let a checkpoint reach anything.
+_history_attribute.__module__ = 'builtins'
+_history_attribute.__name__ = _history_attribute.__qualname__ = 'getattr'
+
+
+def _allowed_globals() -> list[Any]:
+    core = np._core if hasattr(np, '_core') else np.core
+    dtypes = {type(np.dtype(code)) for code in '?bBhHiIlLqQefdOSU'}
+    return [
+        _history_attribute,
+        HistoryBuffer,
+        core.multiarray._reconstruct,
+        core.multiarray.scalar,
+        np.ndarray,
+        np.dtype,
+        slice,
+        *dtypes,
+    ]
+
+
+def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
+    """Read a checkpoint without executing code: `weights_only` and a short list of allowed names, no fall-back.
+
+    Args:
+        file: path or binary file object.
+        map_location: as in `torch.load`.
+
+    Raises:
+        UnsafeCheckpointError: the file needs a name that is not allowed, is cut off, or is no checkpoint.
+    """
+    torch.serialization.add_safe_globals(_allowed_globals())
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r'GLOBAL \S+|getattr\(.*?\)', str(error))
+        reason = culprit.group() if culprit else str(error).strip().split('\n')[0]
+        raise UnsafeCheckpointError(
+            f'Checkpoint {file} is refused: it is damaged or wants to execute code ({reason}).'
+        ) from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise UnsafeCheckpointError(f'Checkpoint {file} is cut off or no checkpoint: {reason}') from error
+
+
+def _cached_download(url: str, model_dir: str | None, progress: bool) -> Path:
+    folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / 'checkpoints'
+    file = folder / url.split('?')[0].rsplit('/', 1)[-1]
+    if file.is_file():
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'{file.name}.{os.getpid()}.part')
+    try:
+        torch.hub.download_url_to_file(url, str(part), progress=progress)
+        part.replace(file)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f'Cannot download {url} ({error}). Without a network, fetch the file elsewhere and put it at {file}'
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return file
+
+
+def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = False) -> Path | None:
+    """Local path of a checkpoint: rank 0 downloads a URL, the others wait; None for other schemes (`torchvision://`).
+
+    Raises:
+        FileNotFoundError: there is no such file, or it cannot be downloaded; says where to put it.
+    """
+    if not name.startswith(('http://', 'https://')):
+        if '://' in name:
+            return None
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f'Checkpoint {path} does not exist.')
+        return path
+    rank, world_size = get_dist_info()
+    failure: FileNotFoundError | None = None
+    if rank == 0:
+        try:
+            _cached_download(name, model_dir, progress)
+        except FileNotFoundError as error:
+            failure = error
+    if world_size > 1:
+        torch.distributed.barrier()
+    if failure is not None:
+        raise failure
+    return _cached_download(name, model_dir, progress)
+
+
+def _load_checkpoint_name(
+    filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = False
+) -> Any:
+    return load_checkpoint_file(str(fetch_checkpoint(filename, model_dir, progress)), map_location)
+
+
+def close_pickle_fallback() -> None:
+    """Load every checkpoint (load_from, resume, test, teacher, EMA) through `load_checkpoint_file`.
+
+    onedl-mmengine 0.10.12 answers a refused pickle by executing it; mmengine 0.10.7 cannot read its own checkpoints
+    under torch >= 2.6. Ended by a release with an allow-list and no fall-back.
+    """
+    CheckpointLoader.register_scheme(prefixes='', loader=_load_checkpoint_name, force=True)
+    CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), loader=_load_checkpoint_name, force=True)
+    # torchvision://, open-mmlab:// and the others look these names up in MMEngine's module.
+    checkpoint.load_from_http = _load_checkpoint_name
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = lambda file, map_location=None, weights_only=None: load_checkpoint_file(
+            file, map_location
+        )
+
+
+def enable_config_prefix() -> None:
+    """Let MMEngine resolve `mmkd::ssim/x.py`; call it before a config is parsed.
+
+    MMEngine keeps a closed list of packages. Ended by a release that accepts any installed one
+    (open-mmlab/mmengine#1410).
+    """
+    config_utils.MODULE2PACKAGE.setdefault('mmkd', 'mmkd')
+
+
+def init_cpu_processes(cfg: Config) -> None:
+    """Prepare a launched run of several processes on a machine without CUDA.
+
+    MMEngine's launcher calls `torch.cuda.set_device` whatever the machine has: the gloo group must exist before the
+    Runner, and DDP must not be given a device. Ended by an MMEngine release that asks `torch.cuda.is_available()`.
+    """
+    if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        if cfg.launcher != 'pytorch':
+            raise ValueError(f'Without CUDA only the launcher "pytorch" is supported, got {cfg.launcher!r}.')
+        torch.distributed.init_process_group(backend='gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel', broadcast_buffers=False)
+    wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def attach_model_hooks() -> None:
+    """Let the Runner register the hooks that a model asks for by `runner_hooks()`.
+
+    A distiller's connectors and random state must be saved although a method file cannot add a hook (its list would
+    collide with the student's), also under MMDetection's own `tools/train.py`. MMEngine gives a model no way to say
+    so; ended by a release that does. A hook of a type that the config already names is not added twice.
+    """
+    register: Callable = Runner.register_hooks
+    if getattr(register, 'asks_model', False):
+        return
+
+    def register_hooks(self: Runner, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
+        register(self, default_hooks, custom_hooks)
+        model = getattr(self.model, 'module', self.model)
+        present = {type(hook).__name__ for hook in self.hooks}
+        for hook in getattr(model, 'runner_hooks', list)():
+            if hook['type'].rsplit('.', 1)[-1] not in present:
+                self.register_hook(hook)
+
+    register_hooks.asks_model = True
+    Runner.register_hooks = register_hooks
+
+
+def check_ops() -> None:
+    """Fail at start-up, not at the first NMS, where mmcv was built without its compiled operators.
+
+    Raises:
+        ImportError: `mmcv.ops` cannot be imported; the message says how to mend it.
+    """
+    try:
+        importlib.import_module('mmcv.ops')
+    except ImportError as error:
+        raise ImportError(
+            f'mmcv {mmcv.__version__} has no compiled operators ({error}). They are left out when pip builds it in '
+            'isolation. Mend it: pip install ninja "setuptools<81" && MMCV_WITH_OPS=1 pip install --force-reinstall '
+            '--no-deps --no-build-isolation --no-cache-dir onedl-mmcv==2.3.6'
+        ) from error
+
+
+def check_versions() -> list[str]:
+    """Warn once about releases outside the tested range; returns the warnings' texts."""
+    import mmdet
+    import mmrazor
+
+    found = dict(torch=torch, mmcv=mmcv, mmengine=mmengine, mmdet=mmdet, mmrazor=mmrazor)
+    texts = []
+    for name, module in found.items():
+        low, high = TESTED[name]
+        version = module.__version__.split('+')[0]
+        # '2.13' covers 2.13.1: compare as many fields as the limit has.
+        head = '.'.join(version.split('.')[: high.count('.') + 1])
+        if digit_version(version) < digit_version(low) or digit_version(head) > digit_version(high):
+            texts.append(f'mmkd was tested with {name} {low} to {high}, found {version}.')
+    for text in texts:
+        warnings.warn(text, stacklevel=2)
+    return texts
+
+
+import_mmrazor()
+close_pickle_fallback()
+attach_model_hooks()

@@ -1,0 +1,123 @@
+"""Where a teacher comes from: its configuration by name, path or dictionary, and its published weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import load
+
+from mmkd.models.distillers.wiring import nearest
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A network's configuration and where it was found.
+
+    Args:
+        model: configuration of the network alone.
+        name: what to call it in messages: `pkg::config`, a path, or the type.
+        weights: URL of the published weights, or None.
+        classes: class names of the data set it was made for, or None.
+    """
+
+    model: ConfigDict
+    name: str
+    weights: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def config_folder(package: str) -> Path:
+    """Folder of the configurations that an OpenMMLab package installs.
+
+    Raises:
+        ValueError: the package is not installed, or brings no configurations.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f'The package {package!r} is not installed.')
+    folder = Path(next(iter(spec.submodule_search_locations))) / '.mim' / 'configs'
+    if not folder.is_dir():
+        raise ValueError(f'The package {package!r} brings no configurations (no {folder}).')
+    return folder
+
+
+def find_config(name: str) -> Path:
+    """Path of a configuration given as `pkg::folder/file.py` or as a path.
+
+    Raises:
+        FileNotFoundError: no such file; the message names the nearest ones.
+        ValueError: the package is not installed.
+    """
+    package, separator, relative = name.partition('::')
+    if not separator:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        options = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
+        raise FileNotFoundError(f'Config {name} does not exist; {nearest(path.name, options)}.')
+    folder = config_folder(package)
+    path = folder / relative
+    if path.is_file():
+        return path
+    options = [str(p.relative_to(folder)) for p in folder.rglob('*.py')]
+    raise FileNotFoundError(f'{package} has no config {relative!r}; {nearest(relative, options)}.')
+
+
+def published_weights(path: Path) -> str | None:
+    """URL that the metafile beside a configuration lists for it, or None."""
+    metafile = path.parent / 'metafile.yml'
+    if not metafile.is_file():
+        return None
+    models = load(str(metafile)).get('Models', [])
+    found = (m.get('Weights') for m in models if Path(m.get('Config', '')).name == path.name)
+    return next((weights for weights in found if weights), None)
+
+
+def _classes(cfg: Mapping) -> tuple[str, ...] | None:
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = cfg.get(loader) or {}
+        dataset = dataset.get('dataset', {})
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if classes:
+            return (classes,) if isinstance(classes, str) else tuple(classes)
+    return None
+
+
+def plain_model(model: Mapping) -> ConfigDict:
+    """The student inside an algorithm's configuration (a teacher assistant), or the configuration itself."""
+    while 'architecture' in model:
+        model = model['architecture']
+    return ConfigDict(model)
+
+
+def load_model_source(teacher: str | Mapping[str, Any]) -> ModelSource:
+    """Find a network by `pkg::config`, path, configuration of the model, or whole configuration.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        TypeError: neither text nor dictionary.
+        ValueError: the configuration has no model.
+    """
+    if isinstance(teacher, Mapping):
+        if 'type' in teacher:
+            return ModelSource(plain_model(teacher), str(teacher['type']))
+        if 'model' in teacher:
+            return ModelSource(
+                plain_model(teacher['model']), str(teacher['model'].get('type')), None, _classes(teacher)
+            )
+        raise ValueError(f'teacher must have a type (a model) or a model (a whole config), got keys {list(teacher)}.')
+    if not isinstance(teacher, str | Path):
+        raise TypeError(f'teacher must be "pkg::config", a path or a dict, got {type(teacher).__name__}.')
+    path = find_config(str(teacher))
+    cfg = Config.fromfile(str(path))
+    if 'model' not in cfg:
+        raise ValueError(f'The config {teacher} has no model.')
+    model = plain_model(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return ModelSource(model, str(teacher), published_weights(path), _classes(cfg))

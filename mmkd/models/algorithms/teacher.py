@@ -1,0 +1,207 @@
+"""The frozen network a student learns from."""
+
+import fnmatch
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from mmkd.compat import fetch_checkpoint
+from mmkd.models.algorithms.model_config import ModelSource, load_model_source
+from mmkd.models.algorithms.renormalise import Renormalise
+from mmkd.models.algorithms.roi_forward import RoIForward
+from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
+from mmkd.models.apart import own_randomness
+
+# Keys that older MMDetection releases wrote or left out, without effect on what the network computes.
+HARMLESS_KEYS = (
+    '*.num_batches_tracked',
+    'data_preprocessor.*',
+    '*.integral.project',
+    '*prior_generator*',
+    '*anchor_generator*',
+    '*loss_*.class_weight',
+)
+
+
+class TeacherCheckpointError(RuntimeError):
+    """A checkpoint that is not this teacher's."""
+
+
+class Teacher:
+    """A frozen network: eval in every module, no gradients, in no checkpoint, no optimiser and no EMA copy.
+
+    Not a `nn.Module` on purpose: what holds it does not list it among its parameters or children.
+
+    Args:
+        config: `'pkg::config'`, a path, or a dictionary.
+        checkpoint: path or URL; None takes the weights that MMDetection's metafile lists for the configuration.
+        strict: refuse missing, unexpected and wrongly shaped keys.
+
+    Raises:
+        FileNotFoundError: the configuration does not exist.
+        ValueError: no checkpoint is given and none is published.
+    """
+
+    def __init__(self, config: str | Mapping[str, Any] | BaseModel, checkpoint: str | None, *, strict: bool) -> None:
+        self.strict = strict
+        self.loaded = isinstance(config, BaseModel)
+        self.sha256: str | None = None
+        if isinstance(config, BaseModel):
+            self.source, self.model = ModelSource({}, type(config).__name__), config
+        else:
+            self.source = load_model_source(config)
+            with own_randomness():
+                self.model = ROOT_MODELS.build(self.source.model)
+        self.checkpoint = checkpoint or self.source.weights
+        if self.checkpoint is None and not self.loaded:
+            raise ValueError(
+                f'No weights are published for the teacher {self.source.name}; give its own: '
+                'teacher_ckpt=<path or URL>.'
+            )
+        self.model.requires_grad_(False).eval()
+        self._forward: TappedForward | None = None
+        self._on_rois: RoIForward | None = None
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        """The same teacher: EMA and other copies of the student share it."""
+        return self
+
+    def load(self) -> None:
+        """Load the weights, once.
+
+        Raises:
+            FileNotFoundError: the file does not exist or cannot be downloaded.
+            TeacherCheckpointError: the file does not fit the configuration.
+            mmkd.compat.UnsafeCheckpointError: the file is damaged or wants to execute code.
+        """
+        if self.loaded:
+            return
+        path = fetch_checkpoint(self.checkpoint)
+        if path is not None:
+            self.sha256 = file_sha256(path)
+        checkpoint = CheckpointLoader.load_checkpoint(str(path or self.checkpoint), map_location='cpu', logger='silent')
+        device = next(self.model.parameters()).device
+        load_strictly(self.model, checkpoint, name=f'{self.source.name} from {self.checkpoint}', strict=self.strict)
+        self.model.to(device)
+        self.loaded = True
+        print_log(f'Teacher {self.source.name} loaded from {self.checkpoint}.', logger='current')
+
+    @property
+    def reads_rois(self) -> bool:
+        """Whether a layer of the RoI head is recorded, so that the student's proposals are needed."""
+        return bool(self._on_rois)
+
+    def tap(self, sources: list[str], inputs: Tensor) -> Any:
+        """Find out how far a forward must go to reach all recorded layers; attach the recorders first.
+
+        Returns:
+            The features, where `reads_rois`.
+
+        Raises:
+            ValueError: a layer never runs, or the RoI head is recorded together with the RPN head.
+        """
+        self._on_rois = RoIForward(self.model, sources)
+        self._forward = TappedForward(self.model, set(sources) - set(self._on_rois.sources))
+        with torch.no_grad():
+            self._forward.probe(inputs, blank_samples(inputs))
+        if self._on_rois:
+            if self._forward.whole:
+                raise ValueError(
+                    f'Layers of the RoI head cannot be recorded together with others but features: {sources}.'
+                )
+            self._forward.never_stop()
+        return self._forward.output
+
+    def run(self, inputs: Tensor, data_samples: list | None) -> Any:
+        """Forward without gradients as far as needed; returns the features where `reads_rois`."""
+        self.load()
+        with torch.no_grad():
+            return self._forward(inputs, data_samples)
+
+    def run_on(self, features: Any, rois: Tensor | None) -> None:
+        """Run the RoI head, if it is recorded, on the student's proposals (R, 5)."""
+        if self._on_rois:
+            with torch.no_grad():
+                self._on_rois(features, rois)
+
+    def renormalise_from(self, student: BaseModel) -> Renormalise:
+        """The step from the student's normalised batch to the teacher's own normalisation."""
+        return Renormalise(student.data_preprocessor, self.model.data_preprocessor)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b''):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _harmless(key: str) -> bool:
+    return any(fnmatch.fnmatch(key, pattern) for pattern in HARMLESS_KEYS)
+
+
+def _listed(keys: list[str]) -> str:
+    return ', '.join(keys[:6]) + (f' and {len(keys) - 6} more' if len(keys) > 6 else '')
+
+
+def compare_states(model: BaseModel, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps a state from being this model's: `missing`, `unexpected` and `shape` keys, harmless ones left out."""
+    own = model.state_dict()
+    shapes = [k for k in own if k in state and tuple(state[k].shape) != tuple(own[k].shape)]
+    return dict(
+        missing=[k for k in own if k not in state and not _harmless(k)],
+        unexpected=[k for k in state if k not in own and not _harmless(k)],
+        shape=[f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in shapes],
+    )
+
+
+def load_strictly(model: BaseModel, checkpoint: Mapping, *, name: str, strict: bool = True) -> None:
+    """Load a checkpoint into a model and refuse one that does not fit.
+
+    Args:
+        model: receives the weights.
+        checkpoint: a checkpoint with `state_dict`, or the state itself.
+        name: what to call model and file in messages.
+        strict: refuse; otherwise warn and load what fits.
+
+    Raises:
+        TeacherCheckpointError: keys are missing, unexpected, or of another shape.
+    """
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise TeacherCheckpointError(f'{name} is no checkpoint: it holds no state_dict of tensors.')
+    state = {k.removeprefix('module.'): v for k, v in state.items()}
+    if any(k.startswith('architecture.') for k in state):
+        raise TeacherCheckpointError(
+            f'{name} is a checkpoint of an MMRazor algorithm (keys "architecture.*"), not of a detector. Export its '
+            'student first.'
+        )
+    problems = compare_states(model, state)
+    found = [f'{len(keys)} {kind}: {_listed(keys)}' for kind, keys in problems.items() if keys]
+    if found and strict:
+        classes = any('cls' in key for key in problems['shape'])
+        hint = ' Its number of classes seems to differ.' if classes else ''
+        raise TeacherCheckpointError(
+            f'The checkpoint does not fit the teacher {name}. ' + '; '.join(found) + f'.{hint} '
+            'teacher_strict=False loads what fits.'
+        )
+    if found:
+        print_log(f'Teacher {name} loaded in part. ' + '; '.join(found), logger='current', level=30)
+    own = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    with torch.no_grad():
+        model.load_state_dict(fitting, strict=False)

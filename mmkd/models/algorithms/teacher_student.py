@@ -1,0 +1,141 @@
+"""`TeacherStudentDistill`: a student detector learns from a frozen teacher beside its own loss."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from mmkd.models.algorithms.inherit import inherit_weights
+from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
+from mmkd.models.algorithms.student_targets import StudentTargets, wanted_records
+from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
+from mmkd.models.algorithms.teacher import Teacher
+from mmkd.models.apart import own_randomness
+from mmkd.registry import MODELS
+
+# Divisible by 128, so that P7 has whole cells, and not square, so that H and W are not confused.
+PROBE_SIZE = (256, 384)
+
+
+@MODELS.register_module()
+class TeacherStudentDistill(PlainStudentAlgorithm):
+    """Trains a student with its own loss and the distillation losses of a distiller.
+
+    The student is MMDetection's own: its checkpoint, its parameter names, its hooks and, with every distillation
+    weight at 0, its losses and gradients to the last bit. The teacher is frozen, runs only as far as its last recorded
+    layer, and is never saved.
+
+    Args:
+        architecture: configuration of the student or the built student.
+        teacher: the teacher as `'pkg::config'`, path, configuration or built model.
+        distiller: configuration of a `DetectionDistiller`.
+        teacher_ckpt: path or URL of the teacher's checkpoint; None takes the one that MMDetection's metafile lists.
+        teacher_strict: refuse a checkpoint that does not fit the teacher.
+        inherit: children of the student that start from the teacher's weights where shapes allow, such as
+            `('neck', 'bbox_head')` (the "inherit" switch of FGD and ICD).
+        data_preprocessor: replaces the student's own.
+
+    Raises:
+        FileNotFoundError: a configuration does not exist.
+        TypeError: an argument has the wrong type.
+        ValueError: layers, channels or names that do not fit; the message names them.
+    """
+
+    def __init__(
+        self,
+        architecture: dict | BaseModel,
+        teacher: str | Mapping[str, Any] | BaseModel,
+        distiller: dict | nn.Module,
+        teacher_ckpt: str | None = None,
+        teacher_strict: bool = True,
+        inherit: tuple[str, ...] = (),
+        data_preprocessor: dict | nn.Module | None = None,
+    ) -> None:
+        super().__init__(architecture, data_preprocessor)
+        self._teacher = Teacher(teacher, teacher_ckpt, strict=teacher_strict)
+        self.inherit = (inherit,) if isinstance(inherit, str) else tuple(inherit)
+        self._renormalise = self._teacher.renormalise_from(self.architecture)
+        with own_randomness():
+            if isinstance(distiller, Mapping):
+                distiller = ROOT_MODELS.build(distiller)
+            self.add_apart('distiller', distiller)
+            self._connect()
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The frozen teacher network."""
+        return self._teacher.model
+
+    def _connect(self) -> None:
+        """Attach the recorders and let both networks run dry once, so that the distiller sees the records."""
+        self.distiller.prepare_from_student(self.architecture)
+        self.distiller.prepare_from_teacher(self.teacher)
+        inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
+        with self.distiller.teacher_recorders:
+            features = self._teacher.tap(self.distiller.module_sources(from_student=False), inputs)
+            self._probe_student(inputs)
+            self._teacher.run_on(features, self.student_targets.records(1)['rois'])
+        self.distiller.connect(PROBE_SIZE)
+        self.student_targets.release()
+
+    def _probe_student(self, inputs: Tensor) -> None:
+        wanted = wanted_records(self.distiller.mappings) | ({'rois'} if self._teacher.reads_rois else set())
+        self.student_targets = StudentTargets(self.architecture, wanted)
+        probe = TappedForward(self.architecture, self.distiller.module_sources(from_student=True))
+        training = self.architecture.training
+        self.architecture.eval()
+        with torch.no_grad(), self.distiller.student_recorders, self.student_targets:
+            probe.probe(inputs, blank_samples(inputs), whole=self._teacher.reads_rois)
+        self.architecture.train(training)
+        probe.close()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'TeacherStudentDistill':
+        super()._apply(fn, recurse)
+        self.teacher._apply(fn)
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the student as without distillation, load the teacher, hand down what is inherited."""
+        super().init_weights()
+        self._teacher.load()
+        if self.inherit:
+            inherit_weights(self.architecture, self.teacher, self.inherit)
+
+    def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor | list[Tensor]]:
+        """One training step's losses: `student.*` as without distillation, and `distill.*`.
+
+        Args:
+            inputs: (N, 3, H, W) the student's preprocessed batch.
+            data_samples: ground truth and metainfo of each image.
+
+        Returns:
+            Losses by name.
+        """
+        needs_teacher = self.distiller.begin_step(*training_progress())
+        features = None
+        with self.distiller.teacher_recorders if needs_teacher else nullcontext():
+            if needs_teacher:
+                features = self._teacher.run(self._renormalise(inputs, data_samples), data_samples)
+            losses = self._run_student(inputs, data_samples)
+            if needs_teacher:
+                self._teacher.run_on(features, self.student_targets.records(len(inputs))['rois'])
+        reserved = dict(self.student_targets.records(len(inputs)), data_samples=data_samples)
+        distilled = self.distiller.compute_distill_losses(reserved)
+        self.distiller.release()
+        self.student_targets.release()
+        named = {f'student.{name}': value for name, value in losses.items()}
+        return named | {f'distill.{name}': value for name, value in distilled.items()}
+
+    def _run_student(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
+        if not any(self.distiller.active(loss) for loss in self.distiller.mappings):
+            return self.architecture(inputs, data_samples, mode='loss')
+        with self.distiller.student_recorders, self.student_targets:
+            return self.architecture(inputs, data_samples, mode='loss')
+
+    def runner_hooks(self) -> list[dict]:
+        """As the base class, and a check of the teacher before training."""
+        return [*super().runner_hooks(), dict(type='mmkd.TeacherCheckHook')]

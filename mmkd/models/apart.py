@@ -1,0 +1,42 @@
+"""What a method adds beside the plain student: saved apart, and drawn from random state of its own."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SavedApart(nn.Module):
+    """A module whose state stays out of `state_dict`, to be saved beside it by `saved_state`."""
+
+    def state_dict(self, *args: Any, destination: dict | None = None, **kwargs: Any) -> dict:
+        """Nothing, whoever asks: MMEngine's checkpoint and EMA get the plain student."""
+        return OrderedDict() if destination is None else destination
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The real state: detached copies on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in nn.Module.state_dict(self).items()}
+
+    def load_saved_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `saved_state` gave.
+
+        Raises:
+            RuntimeError: missing, unexpected or wrongly shaped entries.
+        """
+        nn.Module.load_state_dict(self, state, strict=True)
+
+
+@contextmanager
+def own_randomness(seed_offset: int = 0x6D6B6B64) -> Iterator[None]:
+    """Random state of mmkd's own: what is drawn inside changes nothing outside.
+
+    The seed follows the run's (`torch.initial_seed`), so that another seed gives other connectors too.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    seed = (torch.initial_seed() + seed_offset) % 2**63
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,327 @@
+"""`DetectionDistiller`: which records meet in which loss, through which connectors, with which weight."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import mmkd.compat  # noqa: F401  (makes mmrazor importable)
+
+# isort: split
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from mmrazor.models.distillers import ConfigurableDistiller
+from torch import Tensor, nn
+
+from mmkd.models.apart import SavedApart
+from mmkd.models.distillers.mappings import SIDES, MappingParser
+from mmkd.models.distillers.schedule import WeightSchedule
+from mmkd.models.distillers.tapped_layers import OverwriteWatch, check_layers, spare_output
+from mmkd.models.distillers.wiring import (
+    RESERVED,
+    Source,
+    Tap,
+    describe,
+    fill_connector,
+    match_levels,
+    nearest,
+    select_strides,
+)
+from mmkd.registry import MODELS
+
+
+@MODELS.register_module()
+class DetectionDistiller(SavedApart, ConfigurableDistiller):
+    """MMRazor's `ConfigurableDistiller` with wiring that is checked before training.
+
+    Beyond the host: layers are matched by stride, channels are read from the models, a connector may see both
+    sides (`other=`), masks come from data samples, weights follow schedules, a loss whose weight is 0 is not computed,
+    and mistakes are errors that name the nearest right word.
+
+    Args:
+        student_recorders: recorders of the student, as in MMRazor; `type='ModuleOutputs'` needs no scope.
+        teacher_recorders: recorders of the teacher.
+        connectors: configurations by name (a list is a sequence); `in_channels`, `out_channels`, `in_strides`,
+            `out_strides` left out or None are filled from the two models.
+        masks: configurations by name of masks made from data samples.
+        distill_losses: configurations by name; every name contains `loss`.
+        loss_forward_mappings: for each loss, its arguments and their `wiring.Source`.
+        schedules: for each loss, arguments of `WeightSchedule`; a loss without one has factor 1.
+
+    Raises:
+        TypeError: an entry has the wrong type.
+        ValueError: a name that is not there, a loss without mapping, or a name without `loss`.
+    """
+
+    def __init__(
+        self,
+        student_recorders: dict | None = None,
+        teacher_recorders: dict | None = None,
+        connectors: dict | None = None,
+        masks: dict | None = None,
+        distill_losses: dict | None = None,
+        loss_forward_mappings: dict | None = None,
+        schedules: dict | None = None,
+    ) -> None:
+        with DefaultScope.overwrite_default_scope('mmrazor'):
+            super().__init__(student_recorders=student_recorders, teacher_recorders=teacher_recorders)
+        self.connector_cfgs = dict(connectors or {})
+        self.masks = nn.ModuleDict({name: ROOT_MODELS.build(cfg) for name, cfg in (masks or {}).items()})
+        for name in distill_losses or {}:
+            if 'loss' not in name:
+                raise ValueError(f'The name of a distillation loss must contain "loss", got {name!r}.')
+        self.distill_losses = nn.ModuleDict(
+            {name: ROOT_MODELS.build(cfg) for name, cfg in (distill_losses or {}).items()}
+        )
+        self.schedules = self._build_schedules(schedules or {})
+        parser = MappingParser(self, {name: set(self.recorders(side).recorders) for name, side in SIDES.items()})
+        self.mappings = parser.parse(loss_forward_mappings or {})
+        self.level_names: dict[str, tuple[str, ...]] = {}
+        self.taps: dict[tuple[bool, str], Tap | None] = {}
+        self.factors = dict.fromkeys(self.distill_losses, 1.0)
+        self._watches: dict[tuple[bool, str], OverwriteWatch] = {}
+        self.register_buffer('_zero', torch.zeros(()), persistent=False)
+
+    def recorders(self, from_student: bool) -> Any:
+        """MMRazor's recorder manager of one side."""
+        return self.student_recorders if from_student else self.teacher_recorders
+
+    def _build_schedules(self, schedules: Mapping) -> dict[str, WeightSchedule]:
+        for name in schedules:
+            if name not in self.distill_losses:
+                raise ValueError(f'schedules names the unknown loss {name!r}; {nearest(name, self.distill_losses)}.')
+        return {name: WeightSchedule(**dict(cfg)) for name, cfg in schedules.items()}
+
+    def module_sources(self, from_student: bool) -> list[str]:
+        """Names of the layers whose inputs or outputs are recorded on one side."""
+        recorders = self.recorders(from_student).recorders.values()
+        return [r.source for r in recorders if hasattr(r, 'recording') and hasattr(r, 'forward_hook')]
+
+    def _prepare(self, model: nn.Module, from_student: bool) -> None:
+        side = self.recorders(from_student)
+        check_layers(model, self.module_sources(from_student), 'student' if from_student else 'teacher')
+        side.initialize(model)
+        for name, recorder in side.recorders.items():
+            if type(recorder).__name__ == 'ModuleOutputsRecorder' and recorder.source:
+                spare_output(model, recorder.source)
+                self._watches[from_student, name] = OverwriteWatch(recorder, model)
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Attach the student's recorders.
+
+        Raises:
+            ValueError: a layer does not exist; the message gives the nearest names.
+        """
+        self._prepare(model, from_student=True)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Attach the teacher's recorders.
+
+        Raises:
+            ValueError: a layer does not exist; the message gives the nearest names.
+        """
+        self._prepare(model, from_student=False)
+
+    def connect(self, input_size: tuple[int, int]) -> None:
+        """Match levels, build the connectors and try the losses on the records of a dry forward.
+
+        Args:
+            input_size: (H, W) px of the input that both networks have just seen.
+
+        Raises:
+            ValueError: levels or channels that cannot match; names the loss and both sides.
+        """
+        plans: dict[str, tuple[Tap | None, Tap | None]] = {}
+        for loss, sources in self.mappings.items():
+            self.mappings[loss] = self._match(loss, sources, input_size, plans)
+        for name, cfg in self.connector_cfgs.items():
+            if name not in plans:
+                raise ValueError(f'The connector {name!r} is used by no loss and would never be trained.')
+            self.connectors[name] = self._build_connector(cfg, *plans[name])
+        self._try_losses()
+        self.release()
+
+    def _match(self, loss: str, sources: dict[str, Source], input_size: tuple[int, int], plans: dict) -> dict:
+        taps = {}
+        for key, source in sources.items():
+            if source.reserved:
+                continue
+            tap = describe(self._record(source, f'{loss}.{key}'), input_size)
+            if tap is not None:
+                levels = select_strides(tap, source.strides, f'{loss}.{key}')
+                taps[key] = tap.select(levels)
+                if tap.pyramid:
+                    sources[key] = replace(source, levels=levels)
+            self.taps[source.from_student, source.recorder] = tap
+        self._match_pair(loss, sources, taps)
+        for key, source in sources.items():
+            if source.connector is not None:
+                other = next((taps[k] for k in taps if k != key), None)
+                if source.other is not None:
+                    other = describe(self._record(source.other, f'{loss}.{key}.other'), input_size)
+                plan = (taps.get(key), other)
+                if plans.setdefault(source.connector, plan)[0] != plan[0]:
+                    raise ValueError(f'The connector {source.connector!r} is used on records of different shape.')
+        first = taps.get('preds_S') or next(iter(taps.values()), None)
+        if first is not None:
+            self.level_names[loss] = first.names
+        return sources
+
+    def _match_pair(self, loss: str, sources: dict[str, Source], taps: dict[str, Tap]) -> None:
+        pair = [key for key in ('preds_S', 'preds_T') if key in taps and taps[key].pyramid]
+        if len(pair) < 2 or any(sources[key].other is not None for key in pair):
+            return
+        chosen = match_levels(taps['preds_S'], taps['preds_T'], loss)
+        for key, levels in zip(pair, chosen, strict=True):
+            kept = sources[key].levels
+            sources[key] = replace(sources[key], levels=tuple(kept[i] for i in levels))
+            taps[key] = taps[key].select(levels)
+
+    def _build_connector(self, cfg: Any, own: Tap | None, other: Tap | None) -> nn.Module:
+        if isinstance(cfg, list | tuple):
+            return nn.Sequential(*(self._build_connector(part, own, other) for part in cfg))
+        cls = ROOT_MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+        if cls is None:
+            raise ValueError(f'No connector is registered as {cfg["type"]!r} (mmkd.* or mmrazor.*).')
+        return ROOT_MODELS.build(fill_connector(cfg, cls, own, other))
+
+    def _try_losses(self) -> None:
+        """Run every loss that needs records alone once, so that shapes are wrong now and not at iteration 1."""
+        training = self.training
+        self.eval()
+        for loss, sources in self.mappings.items():
+            required = [s for k, s in sources.items() if k not in ('mask', 'labels', 'avg_factor')]
+            if any(s.reserved or (s.other is not None and s.other.reserved) for s in required) or 'labels' in sources:
+                continue
+            kept = {k: s for k, s in sources.items() if not s.reserved}
+            try:
+                with torch.no_grad():
+                    self.distill_losses[loss](**self._arguments(kept, {}, loss))
+            except (ValueError, RuntimeError, AssertionError, TypeError, IndexError) as error:
+                shapes = {k: self._shape_text(s, loss) for k, s in kept.items()}
+                raise ValueError(f'{loss} does not fit its records {shapes}: {error}') from error
+        self.train(training)
+
+    def _shape_text(self, source: Source, loss: str) -> str:
+        record = self._record(source, loss)
+        maps = record if isinstance(record, list | tuple) else [record]
+        side = 'student' if source.from_student else 'teacher'
+        return f'{side} ' + ', '.join(str(tuple(getattr(m, 'shape', ()))) for m in maps)
+
+    def _record(self, source: Source, where: str) -> Any:
+        recorder = self.recorders(source.from_student).get_recorder(source.recorder)
+        if not recorder.data_buffer:
+            raise RuntimeError(f'{where}: the layer {recorder.source!r} did not run, so nothing was recorded.')
+        if source.record_idx == 'all':
+            indices = range(len(recorder.data_buffer))
+            record = tuple(recorder.get_record_data(i, source.data_idx) for i in indices)
+        else:
+            record = recorder.get_record_data(source.record_idx, source.data_idx)
+        if source.levels is not None:
+            record = tuple(record[i] for i in source.levels)
+        return record
+
+    def _value(self, source: Source, reserved: Mapping[str, Any], where: str, cache: dict) -> Any:
+        if source in cache:
+            return cache[source]
+        if source.recorder in RESERVED:
+            if reserved.get(source.recorder) is None:
+                raise ValueError(f'{where}: the algorithm gives no {source.recorder!r} for this pair of detectors.')
+            value = reserved[source.recorder]
+            value = value if source.data_idx is None else value[source.data_idx]
+        else:
+            watch = self._watches.get((source.from_student, source.recorder))
+            if watch is not None:
+                watch.check(where)
+            value = self._record(source, where)
+        if source.connector is not None:
+            others = [] if source.other is None else [self._value(source.other, reserved, f'{where}.other', cache)]
+            value = self.connectors[source.connector](value, *others)
+        if source.connector_idx is not None:
+            value = value[source.connector_idx]
+        cache[source] = value
+        return value
+
+    def _arguments(self, sources: dict[str, Source], reserved: Mapping, loss: str, cache: dict | None = None) -> dict:
+        cache = {} if cache is None else cache
+        values = {k: self._value(s, reserved, f'{loss}.{k}', cache) for k, s in sources.items() if s.mask is None}
+        for key, source in sources.items():
+            if source.mask is not None:
+                features = values['preds_S']
+                single = isinstance(features, Tensor)
+                masks = self.masks[source.mask](reserved['data_samples'], (features,) if single else features)
+                values[key] = masks[0] if single else masks
+        return values
+
+    def begin_step(self, epoch: int, iteration: int) -> bool:
+        """Set the factors of the losses for this step; returns whether the teacher is needed."""
+        for loss in self.distill_losses:
+            schedule = self.schedules.get(loss)
+            self.factors[loss] = 1.0 if schedule is None else schedule.factor(epoch, iteration)
+        return any(
+            self.active(loss) and any(_reads_teacher(source) for source in sources.values())
+            for loss, sources in self.mappings.items()
+        )
+
+    def active(self, loss: str) -> bool:
+        """Whether the loss has a weight other than 0 in this step."""
+        return self.factors[loss] * getattr(self.distill_losses[loss], 'loss_weight', 1.0) != 0
+
+    def _parts(self, loss: str) -> list[nn.Module]:
+        names = {part.connector for source in self.mappings[loss].values() for part in (source, source.other) if part}
+        return [self.distill_losses[loss], *(self.connectors[name] for name in names if name is not None)]
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Parameters of connectors and losses that no active loss uses in this step."""
+        busy = {
+            p for loss in self.mappings if self.active(loss) for part in self._parts(loss) for p in part.parameters()
+        }
+        return [p for p in self.parameters() if p.requires_grad and p not in busy]
+
+    def compute_distill_losses(self, reserved: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """Every distillation loss of this step, one entry a level where the loss gives several.
+
+        Args:
+            reserved: `data_samples`, `rois` and `labels` of the step, where the algorithm has them.
+
+        Returns:
+            Scalars by name (`loss_ssim_p3`); a loss that is off gives 0 and keeps its parameters in the graph.
+
+        Raises:
+            RuntimeError: a recorded layer did not run, or its output was overwritten.
+        """
+        cache: dict[Source, Any] = {}
+        losses: dict[str, Tensor] = {}
+        for loss, sources in self.mappings.items():
+            if not self.active(loss):
+                losses[loss] = self._zero
+                continue
+            value = self.distill_losses[loss](**self._arguments(sources, reserved or {}, loss, cache))
+            losses.update(self._named(loss, value))
+        idle = self.idle_parameters()
+        if idle:
+            # Several processes need every parameter in the graph of every step.
+            first = next(iter(losses))
+            losses[first] = losses[first] + 0 * sum(p.sum() for p in idle)
+        return losses
+
+    def _named(self, loss: str, value: Any) -> dict[str, Tensor]:
+        factor = self.factors[loss]
+        if isinstance(value, Tensor):
+            return {loss: value if factor == 1 else factor * value}
+        names = self.level_names.get(loss, ())
+        names = names if len(names) == len(value) else tuple(str(i) for i in range(len(value)))
+        return {
+            f'{loss}_{name}': part if factor == 1 else factor * part for name, part in zip(names, value, strict=True)
+        }
+
+    def release(self) -> None:
+        """Forget the records of this step, and with them its graph."""
+        for side in SIDES.values():
+            for recorder in self.recorders(side).recorders.values():
+                recorder.reset_data_buffer()
+
+
+def _reads_teacher(source: Source) -> bool:
+    own = source.recorder is not None and not source.reserved and not source.from_student
+    return own or (source.other is not None and _reads_teacher(source.other))

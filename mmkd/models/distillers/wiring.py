@@ -1,0 +1,171 @@
+"""Which record goes where: description of records, levels matched by stride, channels filled in.
+
+Shapes: `N` images, `C` channels, `H, W` cells of one level; a pyramid is a tuple of (N, C, H, W) maps, one a level.
+Strides are px of the padded network input per cell.
+"""
+
+import difflib
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+RESERVED = ('data_samples', 'rois', 'labels')
+FILLED = ('in_channels', 'out_channels', 'in_strides', 'out_strides')
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Ending of an error message: the options that look most like `name`, or all of a few."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=5, cutoff=0.5)
+    tail = name.rsplit('.', 1)[-1]
+    close += [option for option in options if tail and option.endswith(tail) and option not in close][: 5 - len(close)]
+    if close:
+        return f'nearest: {", ".join(close)}'
+    return f'there are: {", ".join(options[:8]) or "none"}'
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a record looks like: one entry a level.
+
+    Args:
+        channels: `C` of each level.
+        strides: px per cell of each level.
+        pyramid: whether the record is a tuple of levels, or a single map.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    pyramid: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each level: `p3` for stride 8, `s12` for a stride that is no power of two."""
+        return tuple(
+            f'p{int(math.log2(stride))}' if stride & (stride - 1) == 0 else f's{stride}' for stride in self.strides
+        )
+
+    def select(self, levels: tuple[int, ...]) -> 'Tap':
+        """The same record restricted to some of its levels."""
+        return Tap(tuple(self.channels[i] for i in levels), tuple(self.strides[i] for i in levels), self.pyramid)
+
+    def filled(self, attribute: str) -> int | tuple[int, ...]:
+        """Channels or strides as a connector wants them: a number for a single map, else a tuple."""
+        values = getattr(self, attribute)
+        return values if self.pyramid else values[0]
+
+
+def describe(record: Any, input_size: tuple[int, int]) -> Tap | None:
+    """Description of a record of a network run on an input of (H, W) px; None if it is no feature map."""
+    pyramid = isinstance(record, list | tuple)
+    maps = record if pyramid else [record]
+    if not maps or not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
+        return None
+    strides = tuple(max(1, round(input_size[0] / m.shape[2])) for m in maps)
+    return Tap(tuple(m.shape[1] for m in maps), strides, pyramid)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one argument of a loss comes from; an entry of `loss_forward_mappings`.
+
+    Args:
+        recorder: name of a recorder, or one of `data_samples`, `rois`, `labels`.
+        from_student: whether the recorder is the student's.
+        record_idx: which record, if the layer runs several times in a forward; `'all'` makes a pyramid of them.
+        data_idx: which element, if a record is a tuple.
+        connector: name of the connector that the record passes.
+        connector_idx: which element of what the connector gives.
+        other: the record of the other side, for a connector that sees both.
+        strides: keep only the levels of these strides, in px.
+        mask: name of the mask that makes this argument from data samples (alone, with none of the others).
+    """
+
+    recorder: str | None = None
+    from_student: bool = True
+    record_idx: int | str = 0
+    data_idx: int | None = None
+    connector: str | None = None
+    connector_idx: int | None = None
+    other: 'Source | None' = None
+    strides: tuple[int, ...] | None = None
+    mask: str | None = None
+    levels: tuple[int, ...] | None = field(default=None, compare=True)
+
+    @classmethod
+    def parse(cls, entry: Mapping, where: str) -> 'Source':
+        """Read an entry of the configuration.
+
+        Raises:
+            TypeError: the entry is not a dictionary, or a value has the wrong type.
+            ValueError: unknown key, or a recorder or side is missing.
+        """
+        if not isinstance(entry, Mapping):
+            raise TypeError(f'{where} must be a dict, got {entry!r}.')
+        known = {f.name for f in fields(cls)} - {'levels'}
+        for key in entry:
+            if key not in known:
+                raise ValueError(f'{where} has the unknown key {key!r}; {nearest(key, known)}.')
+        values = dict(entry)
+        if 'mask' not in values and 'recorder' not in values:
+            raise ValueError(f'{where} needs a recorder, got {dict(entry)}.')
+        if values.get('recorder') not in (None, *RESERVED) and not isinstance(values.get('from_student'), bool):
+            raise TypeError(f'{where} needs from_student=True or False, got {values.get("from_student")!r}.')
+        if values.get('other') is not None:
+            values['other'] = cls.parse(values['other'], f'{where}.other')
+        if values.get('strides') is not None:
+            values['strides'] = tuple(values['strides'])
+        return cls(**values)
+
+    @property
+    def reserved(self) -> bool:
+        """Whether the value comes from the algorithm and not from a recorder."""
+        return self.mask is not None or self.recorder in RESERVED
+
+
+def select_strides(tap: Tap, strides: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
+    """Levels of a record with the wanted strides (all without a wish).
+
+    Raises:
+        ValueError: a wanted stride is not there.
+    """
+    if strides is None:
+        return tuple(range(len(tap.strides)))
+    for stride in strides:
+        if stride not in tap.strides:
+            raise ValueError(f'{where} asks for stride {stride}, but its record has the strides {tap.strides}.')
+    return tuple(tap.strides.index(stride) for stride in strides)
+
+
+def match_levels(student: Tap, teacher: Tap, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Levels of both pyramids that have the same stride, finest first as in the student.
+
+    Raises:
+        ValueError: no stride is common.
+    """
+    common = [stride for stride in student.strides if stride in teacher.strides]
+    if not common or len(set(common)) != len(common):
+        raise ValueError(
+            f'{where}: no levels match by stride; the student has {student.strides}, the teacher {teacher.strides}. '
+            'Record other layers, or bring them together with a connector that sees both sides (other=...).'
+        )
+    return tuple(student.strides.index(s) for s in common), tuple(teacher.strides.index(s) for s in common)
+
+
+def fill_connector(cfg: Mapping, cls: type, own: Tap | None, other: Tap | None) -> dict:
+    """The connector's configuration with its channels and strides read from the two models.
+
+    `in_*` is the record that the connector transforms, `out_*` the record that its loss compares it with. Only
+    arguments that the constructor has, and that the configuration leaves out or None, are filled.
+    """
+    filled = dict(cfg)
+    parameters = inspect.signature(cls.__init__).parameters
+    for name in FILLED:
+        tap = own if name.startswith('in_') else other
+        if name in parameters and filled.get(name) is None and tap is not None:
+            filled[name] = tap.filled('channels' if name.endswith('channels') else 'strides')
+    return filled
