@@ -1,1 +1,9 @@
 """Connectors: a student or teacher feature -> a comparable feature. Importing this package registers them."""
+
+from . import (  # noqa: F401
+    exploration_coder,
+    feature_alignment,
+    feature_resampler,
+    intermediate_guidance,
+    spatial_attention,
+)
