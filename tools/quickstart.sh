@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets the environment up (tools/setup_env.sh: minutes the first time, then seconds), then trains a teacher, a plain
+# student and a distilled student, and shows a table and pictures.
+#
+#   tools/quickstart.sh                      on a small set of pictures that it makes: at most 10 minutes on two cores
+#   tools/quickstart.sh --data PATH --format coco|kitti ...
+#   tools/quickstart.sh --help               all options
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+"$ROOT/tools/setup_env.sh"
+unset PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE=1
+exec "${MMKD_VENV:-$ROOT/.venv}/bin/python" -m mmkd.testing.quickstart "$@"
