@@ -42,6 +42,8 @@ TESTED = {
 class UnsafeCheckpointError(RuntimeError):
     """A checkpoint that cannot be read without executing code, or that is no checkpoint at all."""
 
+    user_mistake = True
+
 
 def import_mmrazor() -> None:
     """Make `mmrazor` importable.

@@ -31,8 +31,10 @@ HARMLESS_KEYS = (
 )
 
 
-class TeacherCheckpointError(RuntimeError):
-    """A checkpoint that is not this teacher's."""
+class CheckpointMismatchError(RuntimeError):
+    """A checkpoint that is not this network's."""
+
+    user_mistake = True
 
 
 class Teacher:
@@ -79,7 +81,7 @@ class Teacher:
 
         Raises:
             FileNotFoundError: the file does not exist or cannot be downloaded.
-            TeacherCheckpointError: the file does not fit the configuration.
+            CheckpointMismatchError: the file does not fit the configuration.
             mmkd.compat.UnsafeCheckpointError: the file is damaged or wants to execute code.
         """
         if self.loaded:
@@ -179,14 +181,14 @@ def load_strictly(model: BaseModel, checkpoint: Mapping, *, name: str, strict: b
         strict: refuse; otherwise warn and load what fits.
 
     Raises:
-        TeacherCheckpointError: keys are missing, unexpected, or of another shape.
+        CheckpointMismatchError: keys are missing, unexpected, or of another shape.
     """
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise TeacherCheckpointError(f'{name} is no checkpoint: it holds no state_dict of tensors.')
+        raise CheckpointMismatchError(f'{name} is no checkpoint: it holds no state_dict of tensors.')
     state = {k.removeprefix('module.'): v for k, v in state.items()}
     if any(k.startswith('architecture.') for k in state):
-        raise TeacherCheckpointError(
+        raise CheckpointMismatchError(
             f'{name} is a checkpoint of an MMRazor algorithm (keys "architecture.*"), not of a detector. Export its '
             'student first.'
         )
@@ -195,9 +197,9 @@ def load_strictly(model: BaseModel, checkpoint: Mapping, *, name: str, strict: b
     if found and strict:
         classes = any('cls' in key for key in problems['shape'])
         hint = ' Its number of classes seems to differ.' if classes else ''
-        raise TeacherCheckpointError(
-            f'The checkpoint does not fit the teacher {name}. ' + '; '.join(found) + f'.{hint} '
-            'teacher_strict=False loads what fits.'
+        raise CheckpointMismatchError(
+            f'The checkpoint does not fit {name}. ' + '; '.join(found) + f'.{hint} '
+            '(For a teacher, teacher_strict=False loads what fits.)'
         )
     if found:
         print_log(f'Teacher {name} loaded in part. ' + '; '.join(found), logger='current', level=30)

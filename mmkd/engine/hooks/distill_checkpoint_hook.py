@@ -1,0 +1,154 @@
+"""A checkpoint that is the plain student's, with what resuming needs kept apart in the same file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+
+from mmkd import __version__
+from mmkd.engine.random_state import get_random_state, set_random_state
+from mmkd.engine.student_config import student_config
+from mmkd.registry import HOOKS
+
+
+class ResumeError(RuntimeError):
+    """A checkpoint from which this run cannot continue."""
+
+    user_mistake = True
+
+
+@HOOKS.register_module()
+class DistillCheckpointHook(Hook):
+    """Saves and restores what a distillation needs beside its student.
+
+    `checkpoint['mmkd']` holds the version, the states of the modules saved apart (`distiller`, ...; with EMA also
+    `ema_*`), the random state of every process, the number of processes, and the teacher's name and hash;
+    `meta['cfg']` is the plain student's configuration, which is also written to `student.py` in the work directory.
+    Validation leaves no trace in the random state, so that a resumed run continues as the uninterrupted one would.
+    Algorithms bring this hook by themselves.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self._rng: list[dict] | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._before_val: dict[str, Any] | None = None
+
+    @staticmethod
+    def _model(runner: Runner) -> nn.Module:
+        return getattr(runner.model, 'module', runner.model)
+
+    def before_train(self, runner: Runner) -> None:
+        """Write the student's configuration, keep idle connectors from decaying, restore the random state."""
+        if is_main_process():
+            student_config(runner.cfg).dump(str(Path(runner.work_dir) / 'student.py'))
+        self._spare_idle(runner)
+        if self._resumed is not None:
+            set_random_state(self._resumed['rng'][runner.rank])
+            self._resumed = None
+
+    def _spare_idle(self, runner: Runner) -> None:
+        """Weight decay and momentum would move connectors whose losses are off: their zero gradients are dropped."""
+        distiller = getattr(self._model(runner), 'distiller', None)
+        if not hasattr(distiller, 'idle_parameters'):
+            return
+
+        def drop(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            for parameter in distiller.idle_parameters():
+                parameter.grad = None
+
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]
+        for one in wrappers:
+            one.optimizer.register_step_pre_hook(drop)
+
+    def before_val(self, runner: Runner) -> None:
+        """Remember the random state."""
+        self._before_val = get_random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Continue training as if there had been no validation."""
+        if self._before_val is not None:
+            set_random_state(self._before_val)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Collect the random states of all processes before the checkpoint is written."""
+        self._rng = all_gather_object(get_random_state())
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """As `after_train_epoch`, where a checkpoint is due after an iteration."""
+        hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch]
+        last = runner.iter + 1 == runner.max_iters
+        if any(last or (hook.interval > 0 and self.every_n_train_iters(runner, hook.interval)) for hook in hooks):
+            self._rng = all_gather_object(get_random_state())
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what resuming needs, and the student's own configuration."""
+        model = self._model(runner)
+        checkpoint['meta']['cfg'] = student_config(runner.cfg).pretty_text
+        states = {name: module.saved_state() for name, module in model.apart_modules().items()}
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                averaged = hook.ema_model.module.apart_modules()
+                states |= {f'ema_{name}': module.saved_state() for name, module in averaged.items()}
+        rng = self._rng if self._rng is not None else [get_random_state()]
+        teacher = getattr(model, '_teacher', None)
+        checkpoint['mmkd'] = dict(states, version=__version__, rng=rng, world_size=get_world_size())
+        if teacher is not None:
+            checkpoint['mmkd']['teacher'] = dict(config=teacher.source.name, sha256=teacher.sha256)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """On resuming, restore what `before_save_checkpoint` added; `load_from` takes the student alone.
+
+        Raises:
+            ResumeError: another teacher, another number of processes, or a checkpoint from inside an epoch.
+        """
+        if not runner._resume:
+            return
+        saved = checkpoint.get('mmkd')
+        if saved is None:
+            raise ResumeError(
+                'The checkpoint to resume was not written by a distillation. To start from its weights, use '
+                'load_from without resume.'
+            )
+        model = self._model(runner)
+        self._check_same_run(runner, model, checkpoint)
+        for name, module in model.apart_modules().items():
+            if name not in saved:
+                raise ResumeError(f'The checkpoint to resume has no state of {name!r}: another method wrote it.')
+            module.load_saved_state(saved[name])
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                for name, module in hook.ema_model.module.apart_modules().items():
+                    if f'ema_{name}' in saved:
+                        module.load_saved_state(saved[f'ema_{name}'])
+        self._resumed = saved if len(saved['rng']) == get_world_size() else None
+
+    def _check_same_run(self, runner: Runner, model: nn.Module, checkpoint: dict) -> None:
+        saved, meta = checkpoint['mmkd'], checkpoint['meta']
+        teacher = getattr(model, '_teacher', None)
+        before = saved.get('teacher') or {}
+        if teacher is not None and before.get('sha256') != teacher.sha256:
+            raise ResumeError(
+                f'The run to resume had another teacher: {before.get("config")} with sha256 {before.get("sha256")}, '
+                f'now {teacher.source.name} with {teacher.sha256}.'
+            )
+        scaled = (runner.auto_scale_lr or {}).get('enable', False)
+        if saved['world_size'] != get_world_size() and not scaled:
+            raise ResumeError(
+                f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}: the batch and with it '
+                'the learning rate would change. Use the same number, or --auto-scale-lr.'
+            )
+        length = len(runner.train_dataloader)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and meta['iter'] % length and not scaled:
+            raise ResumeError(
+                f'The checkpoint was written inside an epoch (iteration {meta["iter"]}, {length} in an epoch); an '
+                'epoch-based run resumes at epoch boundaries only. Use an earlier checkpoint or IterBasedTrainLoop.'
+            )

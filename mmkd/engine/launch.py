@@ -1,0 +1,109 @@
+"""What `tools/train.py` and `tools/test.py` do after parsing their arguments."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkd import compat
+from mmkd.engine import preflight
+from mmkd.engine.student_config import is_distillation, student_config
+from mmkd.models.algorithms.model_config import find_config
+
+
+def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a configuration by path or `pkg::name`, with overrides; `mmkd::` and `mmdet::` are understood.
+
+    Raises:
+        FileNotFoundError: the file does not exist; the message names the nearest ones.
+        ValueError: the file is no valid configuration, or an override names what is not there.
+    """
+    compat.enable_config_prefix()
+    path = find_config(name)
+    cfg = Config.fromfile(str(path))
+    if options:
+        cfg.merge_from_dict(options)
+    if 'model' not in cfg:
+        raise ValueError(f'{name} defines no model; it is a base to inherit from, not a configuration to run.')
+    return cfg
+
+
+def prepare_training(
+    cfg: Config,
+    *,
+    config_name: str,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    launcher: str = 'none',
+) -> Config:
+    """Apply MMDetection's training options to a configuration.
+
+    Args:
+        cfg: the configuration; changed in place.
+        config_name: path or name it was read from; names the default work directory.
+        work_dir: where checkpoints and logs go.
+        resume: `'auto'` for the latest checkpoint of the work directory, or a checkpoint's path.
+        amp: automatic mixed precision.
+        auto_scale_lr: scale the learning rate with the batch size.
+        launcher: `none`, `pytorch`, `slurm` or `mpi`.
+
+    Raises:
+        ValueError: the configuration does not say what the option needs.
+    """
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(config_name.split('::')[-1]).stem)
+    if amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the configuration.')
+        cfg.auto_scale_lr.enable = True
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The configuration's runner, also for several processes without a GPU."""
+    compat.init_cpu_processes(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> None:
+    """Check what can be checked before long work, then train.
+
+    Raises:
+        mmkd.engine.preflight.PreflightError: the first mistakes found, all in one message.
+    """
+    compat.check_ops()
+    compat.check_versions()
+    preflight.check_training(cfg)
+    build_runner(cfg).train()
+
+
+def prepare_test(cfg: Config, checkpoint: str, *, work_dir: str | None, config_name: str, launcher: str) -> Config:
+    """The plain student's configuration for a test of `checkpoint`; neither teacher nor method is needed."""
+    if is_distillation(cfg):
+        filename = cfg.filename
+        cfg = student_config(cfg)
+        cfg.__dict__['_filename'] = filename
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_name.split('::')[-1]).stem)
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    return cfg
+
+
+def set_local_rank(local_rank: int) -> None:
+    """Old launchers pass the local rank as an argument; new ones set the environment."""
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
