@@ -84,7 +84,8 @@ class TeacherCheckHook(Hook):
         cfg.pop('prefetch_factor', None)
         dataset = DATASETS.build(cfg.dataset)
         dataset.full_init()
-        dataset.get_subset_(min(self.num_images, len(dataset)))
+        if self.num_images < len(dataset):
+            dataset.get_subset_(self.num_images)
         cfg.dataset = dataset
         return Runner.build_dataloader(cfg, seed=runner.seed)
 

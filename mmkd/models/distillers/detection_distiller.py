@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from mmkd.models.apart import SavedApart
 from mmkd.models.distillers.mappings import SIDES, MappingParser
+from mmkd.models.distillers.record_reader import RecordReader
 from mmkd.models.distillers.schedule import WeightSchedule
 from mmkd.models.distillers.tapped_layers import OverwriteWatch, check_layers, spare_output
 from mmkd.models.distillers.wiring import (
-    RESERVED,
     Source,
     Tap,
     describe,
@@ -79,7 +79,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         self.level_names: dict[str, tuple[str, ...]] = {}
         self.taps: dict[tuple[bool, str], Tap | None] = {}
         self.factors = dict.fromkeys(self.distill_losses, 1.0)
-        self._watches: dict[tuple[bool, str], OverwriteWatch] = {}
+        self.reader = RecordReader({side: self.recorders(side) for side in SIDES.values()}, self.connectors, self.masks)
         self.register_buffer('_zero', torch.zeros(()), persistent=False)
 
     def recorders(self, from_student: bool) -> Any:
@@ -104,7 +104,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         for name, recorder in side.recorders.items():
             if type(recorder).__name__ == 'ModuleOutputsRecorder' and recorder.source:
                 spare_output(model, recorder.source)
-                self._watches[from_student, name] = OverwriteWatch(recorder, model)
+                self.reader.watches[from_student, name] = OverwriteWatch(recorder, model)
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Attach the student's recorders.
@@ -146,7 +146,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         for key, source in sources.items():
             if source.reserved:
                 continue
-            tap = describe(self._record(source, f'{loss}.{key}'), input_size)
+            tap = describe(self.reader.record(source, f'{loss}.{key}'), input_size)
             if tap is not None:
                 levels = select_strides(tap, source.strides, f'{loss}.{key}')
                 taps[key] = tap.select(levels)
@@ -158,7 +158,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             if source.connector is not None:
                 other = next((taps[k] for k in taps if k != key), None)
                 if source.other is not None:
-                    other = describe(self._record(source.other, f'{loss}.{key}.other'), input_size)
+                    other = describe(self.reader.record(source.other, f'{loss}.{key}.other'), input_size)
                 plan = (taps.get(key), other)
                 if plans.setdefault(source.connector, plan)[0] != plan[0]:
                     raise ValueError(f'The connector {source.connector!r} is used on records of different shape.')
@@ -196,62 +196,17 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             kept = {k: s for k, s in sources.items() if not s.reserved}
             try:
                 with torch.no_grad():
-                    self.distill_losses[loss](**self._arguments(kept, {}, loss))
+                    self.distill_losses[loss](**self.reader.arguments(kept, {}, loss))
             except (ValueError, RuntimeError, AssertionError, TypeError, IndexError) as error:
                 shapes = {k: self._shape_text(s, loss) for k, s in kept.items()}
                 raise ValueError(f'{loss} does not fit its records {shapes}: {error}') from error
         self.train(training)
 
     def _shape_text(self, source: Source, loss: str) -> str:
-        record = self._record(source, loss)
+        record = self.reader.record(source, loss)
         maps = record if isinstance(record, list | tuple) else [record]
         side = 'student' if source.from_student else 'teacher'
         return f'{side} ' + ', '.join(str(tuple(getattr(m, 'shape', ()))) for m in maps)
-
-    def _record(self, source: Source, where: str) -> Any:
-        recorder = self.recorders(source.from_student).get_recorder(source.recorder)
-        if not recorder.data_buffer:
-            raise RuntimeError(f'{where}: the layer {recorder.source!r} did not run, so nothing was recorded.')
-        if source.record_idx == 'all':
-            indices = range(len(recorder.data_buffer))
-            record = tuple(recorder.get_record_data(i, source.data_idx) for i in indices)
-        else:
-            record = recorder.get_record_data(source.record_idx, source.data_idx)
-        if source.levels is not None:
-            record = tuple(record[i] for i in source.levels)
-        return record
-
-    def _value(self, source: Source, reserved: Mapping[str, Any], where: str, cache: dict) -> Any:
-        if source in cache:
-            return cache[source]
-        if source.recorder in RESERVED:
-            if reserved.get(source.recorder) is None:
-                raise ValueError(f'{where}: the algorithm gives no {source.recorder!r} for this pair of detectors.')
-            value = reserved[source.recorder]
-            value = value if source.data_idx is None else value[source.data_idx]
-        else:
-            watch = self._watches.get((source.from_student, source.recorder))
-            if watch is not None:
-                watch.check(where)
-            value = self._record(source, where)
-        if source.connector is not None:
-            others = [] if source.other is None else [self._value(source.other, reserved, f'{where}.other', cache)]
-            value = self.connectors[source.connector](value, *others)
-        if source.connector_idx is not None:
-            value = value[source.connector_idx]
-        cache[source] = value
-        return value
-
-    def _arguments(self, sources: dict[str, Source], reserved: Mapping, loss: str, cache: dict | None = None) -> dict:
-        cache = {} if cache is None else cache
-        values = {k: self._value(s, reserved, f'{loss}.{k}', cache) for k, s in sources.items() if s.mask is None}
-        for key, source in sources.items():
-            if source.mask is not None:
-                features = values['preds_S']
-                single = isinstance(features, Tensor)
-                masks = self.masks[source.mask](reserved['data_samples'], (features,) if single else features)
-                values[key] = masks[0] if single else masks
-        return values
 
     def begin_step(self, epoch: int, iteration: int) -> bool:
         """Set the factors of the losses for this step; returns whether the teacher is needed."""
@@ -296,7 +251,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             if not self.active(loss):
                 losses[loss] = self._zero
                 continue
-            value = self.distill_losses[loss](**self._arguments(sources, reserved or {}, loss, cache))
+            value = self.distill_losses[loss](**self.reader.arguments(sources, reserved or {}, loss, cache))
             losses.update(self._named(loss, value))
         idle = self.idle_parameters()
         if idle:

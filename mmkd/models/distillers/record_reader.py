@@ -1,0 +1,92 @@
+"""Reads the arguments of a loss from what was recorded in this step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmrazor.models.task_modules import RecorderManager
+from torch import Tensor, nn
+
+from mmkd.models.distillers.tapped_layers import OverwriteWatch
+from mmkd.models.distillers.wiring import RESERVED, Source
+
+
+class RecordReader:
+    """Takes records through their levels, connectors and masks.
+
+    A record that several losses read through the same connector is computed once a step.
+
+    Args:
+        recorders: MMRazor's recorder managers; the key says whether it is the student's.
+        connectors: connectors by name.
+        masks: masks by name.
+    """
+
+    def __init__(self, recorders: dict[bool, RecorderManager], connectors: nn.ModuleDict, masks: nn.ModuleDict) -> None:
+        self.recorders = recorders
+        self.connectors = connectors
+        self.masks = masks
+        self.watches: dict[tuple[bool, str], OverwriteWatch] = {}
+
+    def record(self, source: Source, where: str) -> Any:
+        """What a layer gave, before any connector.
+
+        Raises:
+            RuntimeError: the layer did not run, or its output was overwritten in place.
+        """
+        recorder = self.recorders[source.from_student].get_recorder(source.recorder)
+        if not recorder.data_buffer:
+            raise RuntimeError(f'{where}: the layer {recorder.source!r} did not run, so nothing was recorded.')
+        watch = self.watches.get((source.from_student, source.recorder))
+        if watch is not None:
+            watch.check(where)
+        if source.record_idx == 'all':
+            indices = range(len(recorder.data_buffer))
+            record = tuple(recorder.get_record_data(i, source.data_idx) for i in indices)
+        else:
+            record = recorder.get_record_data(source.record_idx, source.data_idx)
+        if source.levels is not None:
+            record = tuple(record[i] for i in source.levels)
+        return record
+
+    def arguments(
+        self, sources: dict[str, Source], reserved: Mapping[str, Any], loss: str, cache: dict | None = None
+    ) -> dict[str, Any]:
+        """Arguments of one loss.
+
+        Args:
+            sources: where each comes from.
+            reserved: the algorithm's own records.
+            loss: the loss's name, for messages.
+            cache: values of this step by source.
+
+        Raises:
+            RuntimeError: as `record`.
+            ValueError: the algorithm does not give a reserved record.
+        """
+        cache = {} if cache is None else cache
+        values = {k: self._value(s, reserved, f'{loss}.{k}', cache) for k, s in sources.items() if s.mask is None}
+        for key, source in sources.items():
+            if source.mask is not None:
+                features = values['preds_S']
+                single = isinstance(features, Tensor)
+                masks = self.masks[source.mask](reserved['data_samples'], (features,) if single else features)
+                values[key] = masks[0] if single else masks
+        return values
+
+    def _value(self, source: Source, reserved: Mapping[str, Any], where: str, cache: dict) -> Any:
+        if source in cache:
+            return cache[source]
+        if source.recorder in RESERVED:
+            if reserved.get(source.recorder) is None:
+                raise ValueError(f'{where}: the algorithm gives no {source.recorder!r} for this pair of detectors.')
+            value = reserved[source.recorder]
+            value = value if source.data_idx is None else value[source.data_idx]
+        else:
+            value = self.record(source, where)
+        if source.connector is not None:
+            others = [] if source.other is None else [self._value(source.other, reserved, f'{where}.other', cache)]
+            value = self.connectors[source.connector](value, *others)
+        if source.connector_idx is not None:
+            value = value[source.connector_idx]
+        cache[source] = value
+        return value
