@@ -25,7 +25,7 @@ MODELS = Registry(
         'mmkd.models.algorithms',
     ],
 )
-DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope='mmkd', locations=['mmkd.datasets'])
-TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope='mmkd', locations=['mmkd.datasets'])
-METRICS = Registry('metric', parent=ROOT_METRICS, scope='mmkd', locations=['mmkd.evaluation'])
+DATASETS = Registry('dataset', parent=ROOT_DATASETS, scope='mmkd', locations=['mmkd.datasets.kitti'])
+TRANSFORMS = Registry('transform', parent=ROOT_TRANSFORMS, scope='mmkd', locations=['mmkd.datasets.transforms'])
+METRICS = Registry('metric', parent=ROOT_METRICS, scope='mmkd', locations=['mmkd.evaluation.kitti_metric'])
 HOOKS = Registry('hook', parent=ROOT_HOOKS, scope='mmkd', locations=['mmkd.engine.hooks'])

@@ -1,1 +1,1 @@
-"""Data sets and transforms. Importing this package registers them."""
+"""Data sets and transforms; the registries import the modules that define them."""
