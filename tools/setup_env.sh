@@ -83,7 +83,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Pyth
 check_compiler() {
     local compiler=${CXX:-g++}
     # shellcheck disable=SC2086  # CXX may hold a wrapper and a compiler
-    printf '#include <vector>\n' | $compiler -x c++ -std=c++17 -fsyntax-only - 2>/dev/null ||
+    $compiler -x c++ -std=c++17 -fsyntax-only - <<<'#include <vector>' 2>/dev/null ||
         fail "no working C++17 compiler ($compiler), which mmcv's compiled ops need" \
             "Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc-c++; or set CXX"
 }
@@ -139,9 +139,9 @@ compiler_jobs() {
 # ---- running steps --------------------------------------------------------------------------------------------------
 
 tick() {
-    local waited=0 never
+    local waited=0
     exec 9>&- 8<> <(:)
-    while ! read -rt 60 -u 8 never; do # no `sleep`: it would outlive this and hold the caller's pipe open
+    while ! read -rt 60 -u 8 _; do # no `sleep`: it would outlive this and hold the caller's pipe open
         waited=$((waited + 1))
         printf '[set-up]      ... %d min so far\n' "$waited"
     done
@@ -308,6 +308,7 @@ take_lock() {
 
 set_up() {
     local start=$SECONDS
+    [[ -f $ROOT/setup.py ]] || fail "$ROOT is no checkout of mmkd: there is nothing to set up"
     choose_python
     check_python_parts
     say "environment $VENV with $(command -v "$PYTHON") (Python $(python_version "$PYTHON")); log: $LOG"
