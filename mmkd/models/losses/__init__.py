@@ -7,5 +7,8 @@ from . import (  # noqa: F401
     feature_alignment_loss,
     fsp_loss,
     guidance_loss,
+    lp_loss,
+    pyramid_loss,
     soft_target_loss,
+    ssim_loss,
 )

@@ -1,0 +1,87 @@
+"""SSIM distillation of feature maps (de Rijk et al., NeurIPS 2022).
+
+Shapes: `N` images, `C` channels, `H, W` cells of one feature level, `K` side of the window.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from mmkd.functional.normalisation import Normaliser, Scope
+from mmkd.functional.ssim import SSIMOptions, fitting_window, plain_ssim_map
+from mmkd.models.losses.base import FeatureLoss
+from mmkd.registry import MODELS
+
+
+@MODELS.register_module()
+class SSIMLoss(FeatureLoss):
+    """Structural dissimilarity of student and teacher features after min-max normalisation.
+
+    `mean (1 - SSIM(psi(S), psi(T))) / 2`, psi = min-max to [0, 1]. *de Rijk et al. 2022,
+    https://arxiv.org/abs/2211.13133*. Its weight lambda is `loss_weight`: 2 or 4 in the paper. Module form of
+    `mmkd.functional.ssim.ssim_map` and `mmkd.functional.normalisation.min_max`, where this project's choices are
+    listed. Normalisation sees every cell of a map, also those outside a `mask`; with 'valid' borders the mask is
+    cropped to the cells that the result has.
+
+    Args:
+        data_range: D of the compared maps; 1 when they are normalised.
+        normalize: scope of the min-max normalisation, or None to compare the features as they are. 'batch' is the
+            one scope whose result depends on the rest of the batch.
+        detach_extremes: no gradient through the student's minimum and maximum.
+        eps: largest range of a map that counts as constant.
+        loss_weight: lambda.
+        **options: the fields of `mmkd.functional.ssim.SSIMOptions`.
+
+    Raises:
+        TypeError: an option that `SSIMOptions` does not have.
+        ValueError: a value out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_range: float,
+        normalize: Scope | None = 'image',
+        detach_extremes: bool = False,
+        eps: float = 1e-6,
+        loss_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(loss_weight=loss_weight)
+        if data_range <= 0:
+            raise ValueError(f'data_range must be > 0, got {data_range}.')
+        self.data_range = data_range
+        self.normaliser = Normaliser(normalize, detach_extremes=detach_extremes, eps=eps)
+        self.options = SSIMOptions(**options)
+
+    def elementwise(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(1 - SSIM) / 2 of every element: (N, C, H, W) maps -> (N, C, H', W'), smaller for 'valid' borders."""
+        similarity = plain_ssim_map(self.normaliser(student), self.normaliser(teacher), self.data_range, self.options)
+        return (1 - similarity) / 2
+
+    def forward(
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor,
+        *,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """As `FeatureLoss.forward`; `mask` has the grid of the features, whatever the borders."""
+        if mask is not None and tuple(mask.shape[2:]) != tuple(preds_S.shape[2:]):
+            raise ValueError(f'mask must have the cells {tuple(preds_S.shape[2:])}, got {tuple(mask.shape[2:])}.')
+        mask = self._crop(mask)
+        return super().forward(preds_S, preds_T, mask=mask, labels=labels, avg_factor=avg_factor)
+
+    def _crop(self, mask: Tensor | None) -> Tensor | None:
+        """The cells of `mask` that a map with 'valid' borders has."""
+        if mask is None or self.options.padding == 'same':
+            return mask
+        height, width = mask.shape[2:]
+        border = fitting_window(self.options.window_size, height, width, 'valid') // 2
+        return mask[..., border : height - border, border : width - border]
+
+    def extra_repr(self) -> str:
+        """Settings shown when the model is printed."""
+        return f'data_range={self.data_range}, {self.options}, loss_weight={self.loss_weight}'
