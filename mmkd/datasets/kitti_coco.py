@@ -63,8 +63,8 @@ def _refuse_own_split(path: Path) -> None:
     digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:16]
     if digest not in _STANDARD:
         raise ValueError(
-            f'{path} ({len(names)} frames) is no file of the standard 3712/3769 split; KITTI frames are cut out of video, '
-            'so another split must keep whole videos on one side: say own_splits (--own-splits) if yours does'
+            f'{path} ({len(names)} frames) is no file of the standard 3712/3769 split; KITTI frames are cut out of '
+            'video, so another split must keep whole videos on one side: say own_splits (--own-splits) if yours does'
         )
 
 

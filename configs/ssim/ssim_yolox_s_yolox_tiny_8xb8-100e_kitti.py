@@ -1,0 +1,8 @@
+_base_ = ['../baselines/yolox_tiny_8xb8-100e_kitti.py', '../_base_/methods/ssim_adapt.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.TeacherStudentDistill',
+    architecture={{_base_.model}},
+    teacher='mmkd::baselines/yolox_s_8xb8-100e_kitti.py',
+    teacher_ckpt='work_dirs/yolox_s_8xb8-100e_kitti/epoch_100.pth',
+    distiller={{_base_.distiller}})
