@@ -12,11 +12,15 @@ from mmkd.registry import MODELS
 
 def _coder(in_channels: int, factor_channels: int) -> nn.Sequential:
     """Three times conv3x3, norm, LeakyReLU, as in the authors' code, with GroupNorm for its BatchNorm."""
+    if factor_channels < 2:
+        raise ValueError(f'factor_channels must be >= 2, got {factor_channels}.')
+    # at least two channels a group: a group of one value would always be normalised to 0
+    groups = 1 if factor_channels % 2 else math.gcd(factor_channels // 2, 8)
     layers: list[nn.Module] = []
     for channels in (in_channels, factor_channels, factor_channels):
         layers += [
             nn.Conv2d(channels, factor_channels, 3, padding=1),
-            nn.GroupNorm(math.gcd(factor_channels, 8), factor_channels),
+            nn.GroupNorm(groups, factor_channels),
             nn.LeakyReLU(0.1, inplace=True),
         ]
     return nn.Sequential(*layers)
@@ -31,11 +35,11 @@ class ExplorationCoder(nn.Module):
 
     Args:
         in_channels: C of the student's feature, >= 2.
-        factor_channels: B, the same as on the teacher's side.
+        factor_channels: B >= 2, the same as on the teacher's side.
         inherit_ratio: share of the channels that inherits, in (0, 1); each part has at least one.
 
     Raises:
-        ValueError: fewer than two channels, or a share outside (0, 1).
+        ValueError: fewer than two channels, B below 2, or a share outside (0, 1).
     """
 
     def __init__(self, *, in_channels: int, factor_channels: int = 64, inherit_ratio: float = 0.5) -> None:
@@ -63,7 +67,10 @@ class FactorAutoEncoder(nn.Module):
 
     Args:
         in_channels: C of the teacher's feature.
-        factor_channels: B, the same as on the student's side.
+        factor_channels: B >= 2, the same as on the student's side.
+
+    Raises:
+        ValueError: B is below 2.
     """
 
     def __init__(self, *, in_channels: int, factor_channels: int = 64) -> None:
