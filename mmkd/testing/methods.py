@@ -8,8 +8,9 @@ from mmengine.config import Config
 
 PLAIN, TEACHER = 'plain', 'teacher'
 
-# Arms that are another method's file with other settings: the paper's controls.
-_VARIANTS: dict[str, tuple[str, dict]] = {}
+# Methods whose loss compares the two necks cell by cell; where channels differ they need the 1x1 adaptation layer.
+_NEEDS_ADAPTATION = ('ssim', 'l1', 'l2')
+_ADAPT = dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector'))
 
 
 def config_root() -> Path:
@@ -24,14 +25,15 @@ def config_root() -> Path:
 def known_methods() -> list[str]:
     """Names an experiment can compare, `plain` first."""
     files = sorted(path.stem for path in (config_root() / '_base_' / 'methods').glob('*.py'))
-    return [PLAIN, *files, *(name for name in _VARIANTS if name not in files)]
+    return [PLAIN, *files]
 
 
 def method_distiller(name: str) -> dict:
     """Distiller config of a method.
 
     Args:
-        name: Stem of a file in `configs/_base_/methods`, or a variant of one.
+        name: Stem of a file in `configs/_base_/methods`. `ssim`, `l1` and `l2` get a 1x1 adaptation layer on every
+            level, all the same one, since student and teacher need not have equal channels.
 
     Returns:
         The value for `distiller=`.
@@ -44,10 +46,14 @@ def method_distiller(name: str) -> dict:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
         raise ValueError(f'method must be one of {known[1:]}, got {name!r}{hint}')
-    file, overrides = _VARIANTS.get(name, (name, {}))
-    cfg = Config.fromfile(config_root() / '_base_' / 'methods' / f'{file}.py')
-    cfg.merge_from_dict({f'distiller.{key}': value for key, value in overrides.items()})
-    return cfg.distiller.to_dict()
+    distiller = Config.fromfile(config_root() / '_base_' / 'methods' / f'{name}.py').distiller.to_dict()
+    return _adapted(distiller) if name in _NEEDS_ADAPTATION else distiller
+
+
+def _adapted(distiller: dict) -> dict:
+    for mapping in distiller['loss_forward_mappings'].values():
+        mapping['preds_S'] = dict(mapping['preds_S'], connector='adapt')
+    return dict(distiller, connectors=dict(distiller.get('connectors') or {}, adapt=dict(_ADAPT)))
 
 
 def distilled_model(student: dict, teacher_config: Path, teacher_checkpoint: Path, method: str) -> dict:

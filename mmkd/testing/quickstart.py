@@ -7,8 +7,9 @@ Calling it again with the same folder goes on where it stopped: finished runs ar
 """
 
 import argparse
+import contextlib
+import io
 import json
-import logging
 import os
 import shlex
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mmengine.logging import MMLogger
 from rich.console import Console
 
 from mmkd.testing.detection_data import DetectionData, detection_data
@@ -150,9 +152,11 @@ def finish(experiment: Experiment, runs: Sequence[Run], work_dir: Path, console:
             return results
     console.print('[bold]3/4[/] measuring parameters, GFLOPs and time an image')
     command = 'python -m mmkd.testing.quickstart ' + shlex.join(sys.argv[1:])
-    results = collect_results(experiment, runs, _costs(runs), command=command.strip())
+    with contextlib.redirect_stdout(io.StringIO()):  # loaders print what they load
+        results = collect_results(experiment, runs, _costs(runs), command=command.strip())
     console.print('[bold]4/4[/] pictures')
-    results['pictures'] = [path.name for path in draw_pictures(experiment, runs, work_dir / 'pictures')]
+    with contextlib.redirect_stdout(io.StringIO()):
+        results['pictures'] = [path.name for path in draw_pictures(experiment, runs, work_dir / 'pictures')]
     results['stamp'] = stamp
     write_json(file, results)
     return results
@@ -182,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 where everything was done, 1 with a message of a few lines otherwise.
     """
     options = parse_options(argv)
-    logging.getLogger('mmengine').setLevel(logging.WARNING)
-    console = Console()
+    MMLogger.get_instance('quickstart', log_level='ERROR')  # the steps speak for themselves
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         quickstart(options, console)
     except (ExperimentError, OSError, ValueError) as error:

@@ -112,14 +112,14 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     heads = ['arm', 'seeds', *metrics]
     if differences:
         heads += [f'{name} - plain' for name in metrics]
-    heads += ['parameters', 'GFLOPs', 'ms an image', 'training, s', 'memory, MiB']
+    heads += ['M params', 'GFLOPs', 'ms/image', 'train s', 'MiB']
     body = []
     for arm, found in results['arms'].items():
         cells = [arm, str(len(found['seeds']))]
         cells += [_estimate(found[name]) for name in metrics]
         if differences:
             cells += [_estimate(found.get(f'{name} - plain'), sign=True) for name in metrics]
-        cells += [f'{found["parameters"] / 1e6:.2f} M' if 'parameters' in found else '-']
+        cells += [f'{found["parameters"] / 1e6:.2f}' if 'parameters' in found else '-']
         cells += [f'{found["gflops"]:.2f}' if 'gflops' in found else '-']
         cells += [f'{found["ms"]:.0f}' if 'ms' in found else '-']
         cells += [f'{found["train_seconds"]:.0f}', str(found['peak_memory_mb'])]

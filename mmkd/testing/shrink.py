@@ -1,0 +1,173 @@
+"""`shrink(cfg)`: any shipped config, small enough for a test. The one place where tests may change a config.
+
+What it changes, and nothing else:
+- data: a toy set with the config's own classes instead of the real one, 4 training and 2 validation images;
+- scale: images, crops and batch-wise resizes of 96x64 px;
+- loop: one epoch, batch 2, images loaded in the training process, no learning-rate schedule, no mixed precision;
+- weights: nothing is downloaded; a pretrained backbone starts at random, and a teacher gets made weights (random, in a
+  file), so that loading and checking them is still run. The check of the teacher's AP is off: random weights have none;
+- depth: ResNet and ResNeXt of 101 or 152 layers have 50, whose channels are the same;
+- device: SyncBN, which needs a GPU, becomes BN.
+Everything a method says (recorders, connectors, losses, schedules) stays as shipped.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from mmkd.testing.toy_data import make_toy_data
+
+SCALE = (96, 64)
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def shrink(cfg: Config, folder: str | Path) -> Config:
+    """A small copy of a config.
+
+    Args:
+        cfg: Whole config of a run, as `Config.fromfile` gives it.
+        folder: Where toy data and made weights go; may be shared by many configs.
+
+    Returns:
+        A config for `Runner.from_cfg`; `work_dir` is left to the caller.
+    """
+    folder = Path(folder)
+    small = Config(copy.deepcopy(cfg._cfg_dict), filename=cfg.filename)
+    init_default_scope(small.get('default_scope') or 'mmdet')
+    _shrink_data(small, folder)
+    _shrink_loop(small)
+    if small.get('model') is not None:
+        small.model = ConfigDict(_shrink_model(small.model, folder))
+        if small.model.get('teacher') is not None:
+            off = dict(type='mmkd.TeacherCheckHook', num_images=0)
+            small.default_hooks = dict(small.get('default_hooks') or {}, teacher_check=off)
+    return small
+
+
+def _shrink_data(cfg: Config, folder: Path) -> None:
+    annotations: dict[str, str] = {}
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        split = 'train' if name.startswith('train') else 'val'
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
+        loader.pop('prefetch_factor', None)
+        _visit(loader.dataset, _small_scales)
+        for dataset in _leaves(loader.dataset):
+            annotations[split] = _toy_dataset(dataset, split, folder)
+    for name in _EVALUATORS:
+        metrics = cfg.get(name) or []
+        for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            if 'ann_file' in metric:
+                metric['ann_file'] = annotations['val']
+
+
+def _leaves(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets with files, inside of any wrappers."""
+    if 'dataset' in dataset:
+        return _leaves(dataset.dataset)
+    if 'datasets' in dataset:
+        return [leaf for part in dataset.datasets for leaf in _leaves(part)]
+    return [dataset]
+
+
+def _toy_dataset(dataset: ConfigDict, split: str, folder: Path) -> str:
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        classes = DATASETS.get(dataset.type).METAINFO['classes']
+    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    root = make_toy_data(folder / f'toy_{len(classes)}_{classes[0]}', train=4, val=2, size=SCALE, classes=classes)
+    annotation = str(root / 'annotations' / f'{split}.json')
+    dataset.update(data_root='', ann_file=annotation, data_prefix=dict(img=str(root / 'images') + '/'))
+    return annotation
+
+
+def _shrink_loop(cfg: Config) -> None:
+    if cfg.get('train_cfg'):
+        cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
+    cfg.param_scheduler = []
+    cfg.load_from, cfg.resume = None, False
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper and wrapper.get('type') == 'AmpOptimWrapper':
+        for key in ('loss_scale', 'dtype'):
+            wrapper.pop(key, None)
+        wrapper['type'] = 'OptimWrapper'
+
+
+def _shrink_model(model: ConfigDict, folder: Path) -> ConfigDict:
+    if model.get('cfg_path'):  # MMRazor's way to name a model
+        model = _named(model.cfg_path)
+    for key in ('architecture', 'student'):
+        if isinstance(model.get(key), dict):
+            model[key] = _shrink_model(model[key], folder)
+    _visit(model, _without_downloads)
+    _visit(model, _shallower)
+    _visit(model, _small_scales)
+    if model.get('teacher') is not None:
+        teacher = model.teacher
+        teacher = _named(teacher) if isinstance(teacher, str) else teacher.get('model', teacher)
+        model['teacher'] = _shrink_model(teacher, folder)
+        model['teacher_ckpt'] = _made_weights(model['teacher'], folder)
+    return model
+
+
+def _named(config: str) -> ConfigDict:
+    from mmkd.models.algorithms.model_config import load_model_source
+
+    return load_model_source(config).model
+
+
+def _made_weights(model: ConfigDict, folder: Path) -> str:
+    """File with random weights of a model; one for equal configs."""
+    name = hashlib.sha256(repr(sorted(model.items(), key=str)).encode()).hexdigest()[:16]
+    file = folder / f'made_{name}.pth'
+    if not file.exists():
+        network = MODELS.build(copy.deepcopy(model))
+        network.init_weights()
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(state_dict=network.state_dict(), meta={}), file)
+    return str(file)
+
+
+def _visit(node: Any, change: Callable[[dict], None]) -> None:
+    """Call `change` on every dict in nested dicts and lists."""
+    if isinstance(node, dict):
+        change(node)
+        for child in node.values():
+            _visit(child, change)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _visit(child, change)
+
+
+def _small_scales(node: dict) -> None:
+    for key in ('scale', 'img_scale', 'crop_size'):
+        if isinstance(node.get(key), (list, tuple)):
+            node[key] = [SCALE, SCALE] if isinstance(node[key][0], (list, tuple)) else SCALE
+    if 'scales' in node and node.get('type') == 'RandomChoiceResize':
+        node['scales'] = [SCALE]
+    if node.get('type') == 'BatchSyncRandomResize':
+        node['random_size_range'] = (64, 96)
+
+
+def _without_downloads(node: dict) -> None:
+    init = node.get('init_cfg')
+    if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        node['init_cfg'] = None
+    if isinstance(node.get('pretrained'), str):
+        node['pretrained'] = None
+    if node.get('type') == 'SyncBN':
+        node['type'] = 'BN'
+
+
+def _shallower(node: dict) -> None:
+    if node.get('type') in ('ResNet', 'ResNeXt', 'Res2Net') and node.get('depth') in (101, 152):
+        node['depth'] = 50
