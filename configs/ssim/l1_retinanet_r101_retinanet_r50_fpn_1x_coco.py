@@ -1,0 +1,8 @@
+# l1 of the same normalised features, RetinaNet R101 -> R50, a control of the paper. docs/ssim.md.
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/methods/l1.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.TeacherStudentDistill',
+    architecture={{_base_.model}},
+    teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+    distiller={{_base_.distiller}})
