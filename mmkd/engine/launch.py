@@ -9,6 +9,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd import compat
+from mmkd.datasets.data_root import move_data_root
 from mmkd.engine import preflight
 from mmkd.engine.student_config import is_distillation, student_config
 from mmkd.models.algorithms.model_config import find_config
@@ -25,6 +26,8 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
     path = find_config(name)
     cfg = Config.fromfile(str(path))
     if options:
+        if 'data_root' in options:
+            move_data_root(cfg, options['data_root'])
         cfg.merge_from_dict(options)
     if 'model' not in cfg:
         raise ValueError(f'{name} defines no model; it is a base to inherit from, not a configuration to run.')
