@@ -117,7 +117,9 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
         raise UnsafeCheckpointError(
             f'Checkpoint {file} is refused: it is damaged or wants to execute code ({reason}).'
         ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
         reason = str(error).strip().split('\n')[0]
         raise UnsafeCheckpointError(f'Checkpoint {file} is cut off or no checkpoint: {reason}') from error
 

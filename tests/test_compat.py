@@ -1,0 +1,165 @@
+"""Workarounds for other people's releases."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, load_checkpoint
+
+from mmkd import compat
+
+
+class Execute:
+    """A pickle that runs a command."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f'touch {self.file}',)
+
+
+class ReachAttribute:
+    """A pickle that reaches for an attribute by `getattr`."""
+
+    def __reduce__(self) -> tuple:
+        return getattr, (OrderedDict, 'fromkeys')
+
+
+def test_mmrazor_imports_in_a_fresh_process():
+    code = 'import mmkd.compat, mmcv, mmrazor.models.distillers; assert mmcv.__version__ != "2.1.0" or True'
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+def test_mmcvs_version_is_what_it_was():
+    import mmcv
+    from mmcv.version import __version__
+
+    assert mmcv.__version__ == __version__
+
+
+def test_a_checkpoint_of_mmengine_loads(tmp_path):
+    buffer = HistoryBuffer()
+    buffer.update(3.0)
+    content = dict(history=buffer, array=np.arange(3), scalar=np.float64(2), text='x', weights=torch.ones(2))
+    torch.save(content, tmp_path / 'a.pth')
+    loaded = compat.load_checkpoint_file(tmp_path / 'a.pth')
+    assert loaded['history'].current() == 3.0
+    assert loaded['array'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('prefix', ['', 'file'])
+def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, prefix):
+    proof = tmp_path / 'proof'
+    torch.save(dict(state_dict={}, x=Execute(proof)), tmp_path / 'bad.pth')
+    name = str(tmp_path / 'bad.pth')
+    with pytest.raises(compat.UnsafeCheckpointError, match='wants to execute code .*system'):
+        compat.load_checkpoint_file(name)
+    with pytest.raises(compat.UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint(name)
+    with pytest.raises(compat.UnsafeCheckpointError):
+        load_checkpoint(torch.nn.Linear(1, 1), name)
+    assert not proof.exists()
+
+
+def test_the_hosts_own_loader_has_no_fallback(tmp_path):
+    if not hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        pytest.skip('this MMEngine has no fall-back to close')
+    proof = tmp_path / 'proof'
+    torch.save(Execute(proof), tmp_path / 'bad.pth')
+    with pytest.raises(compat.UnsafeCheckpointError):
+        mmengine_checkpoint._safe_torch_load(str(tmp_path / 'bad.pth'))
+    assert not proof.exists()
+
+
+def test_getattr_is_no_way_out_of_the_allow_list(tmp_path):
+    torch.save(dict(x=ReachAttribute()), tmp_path / 'bad.pth')
+    with pytest.raises(compat.UnsafeCheckpointError, match='getattr'):
+        compat.load_checkpoint_file(tmp_path / 'bad.pth')
+
+
+def test_a_plain_pickle_is_refused(tmp_path):
+    (tmp_path / 'bad.pth').write_bytes(pickle.dumps(dict(a=1, b=Execute(tmp_path / 'proof'))))
+    with pytest.raises(compat.UnsafeCheckpointError):
+        compat.load_checkpoint_file(tmp_path / 'bad.pth')
+    assert not (tmp_path / 'proof').exists()
+
+
+@pytest.mark.parametrize('share', [0.0, 0.1, 0.9])
+def test_a_cut_off_file_is_refused(tmp_path, share):
+    torch.save(dict(weights=torch.ones(1000)), tmp_path / 'a.pth')
+    content = (tmp_path / 'a.pth').read_bytes()
+    (tmp_path / 'a.pth').write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(compat.UnsafeCheckpointError, match='cut off|damaged'):
+        compat.load_checkpoint_file(tmp_path / 'a.pth')
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(FileNotFoundError, match='/nowhere/x.pth does not exist'):
+        compat.fetch_checkpoint('/nowhere/x.pth')
+
+
+def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+
+    def refuse(url, path, progress):
+        raise OSError('no network')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    with pytest.raises(FileNotFoundError, match=r'no network.*put it at .*checkpoints/x-1234\.pth'):
+        compat.fetch_checkpoint('https://example.org/a/x-1234.pth')
+
+
+def test_a_download_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    calls = []
+
+    def download(url, path, progress):
+        calls.append(url)
+        torch.save(dict(state_dict={}), path)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    for _ in range(2):
+        path = compat.fetch_checkpoint('https://example.org/a/x.pth')
+    assert len(calls) == 1
+    assert compat.load_checkpoint_file(path) == dict(state_dict={})
+    assert not list(path.parent.glob('*.part'))
+
+
+def test_the_config_prefix_is_known_after_it_is_enabled():
+    from mmengine.config import utils
+
+    compat.enable_config_prefix()
+    assert utils.MODULE2PACKAGE['mmkd'] == 'mmkd'
+
+
+def test_cpu_processes_are_left_alone_without_a_launcher():
+    cfg = Config(dict(launcher='none'))
+    compat.init_cpu_processes(cfg)
+    assert 'model_wrapper_cfg' not in cfg
+    assert not torch.distributed.is_initialized()
+
+
+def test_tested_versions_give_no_warning():
+    assert compat.check_versions() == []
+
+
+def test_an_untested_version_is_named(monkeypatch):
+    monkeypatch.setitem(compat.TESTED, 'mmdet', ('9.0.0', '9.9'))
+    with pytest.warns(UserWarning, match='tested with mmdet 9.0.0 to 9.9, found'):
+        assert len(compat.check_versions()) == 1
+
+
+def test_an_mmcv_without_operators_is_mended_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
+    with pytest.raises(ImportError, match='no-build-isolation'):
+        compat.check_ops()

@@ -1,0 +1,91 @@
+"""Levels by stride, channels from the models, names checked."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmkd.models.distillers.wiring import Source, Tap, describe, fill_connector, match_levels, nearest, select_strides
+
+
+def pyramid(strides, channels=4):
+    return Tap((channels,) * len(strides), tuple(strides), True)
+
+
+def test_describe_reads_channels_and_strides_of_a_pyramid():
+    maps = tuple(torch.zeros(1, 6 + i, 256 // 2**i, 384 // 2**i) for i in (3, 7))
+    tap = describe(maps, (256, 384))
+    assert (tap.channels, tap.strides, tap.names) == ((9, 13), (8, 128), ('p3', 'p7'))
+
+
+def test_describe_rounds_the_stride_of_odd_maps():
+    assert describe(torch.zeros(1, 2, 17, 23), (256, 384)).strides == (15,)
+    assert describe(torch.zeros(1, 2, 17, 23), (256, 384)).names == ('s15',)
+
+
+def test_describe_gives_none_for_what_is_no_feature():
+    assert describe(torch.zeros(4, 5), (256, 384)) is None
+    assert describe([], (256, 384)) is None
+    assert describe('text', (256, 384)) is None
+
+
+def test_levels_match_by_stride_whatever_their_position():
+    student, teacher = match_levels(pyramid([8, 16, 32, 64, 128]), pyramid([4, 8, 16, 32, 64]), 'loss_x')
+    assert student == (0, 1, 2, 3)
+    assert teacher == (1, 2, 3, 4)
+
+
+def test_no_common_stride_is_an_error_that_names_both_sides():
+    with pytest.raises(ValueError, match=r'loss_x: no levels match.*\(8,\).*\(16,\)'):
+        match_levels(pyramid([8]), pyramid([16]), 'loss_x')
+
+
+def test_wanted_strides_select_levels():
+    assert select_strides(pyramid([8, 16, 32]), (32, 8), 'x') == (2, 0)
+    with pytest.raises(ValueError, match=r'asks for stride 4.*\(8, 16, 32\)'):
+        select_strides(pyramid([8, 16, 32]), (4,), 'x')
+
+
+class OneNumber(nn.Module):
+    def __init__(self, in_channels, out_channels=None, kernel=1):
+        super().__init__()
+
+
+def test_channels_are_filled_from_the_two_sides():
+    own, other = Tap((8,), (16,), False), Tap((32,), (16,), False)
+    assert fill_connector(dict(type='X', kernel=3), OneNumber, own, other) == dict(
+        type='X', kernel=3, in_channels=8, out_channels=32
+    )
+
+
+def test_channels_that_are_given_stay():
+    own, other = pyramid([8, 16], 8), pyramid([8, 16], 32)
+    filled = fill_connector(dict(type='X', in_channels=5, out_channels=None), OneNumber, own, other)
+    assert (filled['in_channels'], filled['out_channels']) == (5, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ('entry', 'error', 'message'),
+    [
+        (dict(recorder='neck'), TypeError, 'x needs from_student=True or False, got None'),
+        (dict(from_student=True), ValueError, 'x needs a recorder'),
+        (
+            dict(recorder='neck', from_student=True, recorder_idx=0),
+            ValueError,
+            "unknown key 'recorder_idx'; nearest: record",
+        ),
+        ('neck', TypeError, "x must be a dict, got 'neck'"),
+    ],
+)
+def test_refuses_entries_that_say_too_little_or_too_much(entry, error, message):
+    with pytest.raises(error, match=message):
+        Source.parse(entry, 'x')
+
+
+def test_reserved_records_need_no_side():
+    assert Source.parse(dict(recorder='labels'), 'x').reserved
+    assert Source.parse(dict(mask='gauss'), 'x').reserved
+
+
+def test_nearest_prefers_what_looks_alike():
+    assert nearest('neck.fpn_conv', ['neck.fpn_convs', 'backbone', 'bbox_head']).startswith('nearest: neck.fpn_convs')
+    assert nearest('zzz', ['a', 'b']) == 'there are: a, b'
