@@ -135,6 +135,7 @@ def run_experiment(
     jobs: int = 1,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
     poll_seconds: float = 0.5,
+    worker: Sequence[str] = (sys.executable, '-m', 'mmkd.testing.worker'),
 ) -> list[Run]:
     """Train what is not trained yet.
 
@@ -144,6 +145,7 @@ def run_experiment(
         jobs: Runs at a time; the cores are shared among them.
         watch: Called at every look at the processes, for progress.
         poll_seconds: Time between two looks.
+        worker: Command that trains the run whose folder is its last argument.
 
     Returns:
         All runs, each with its result.
@@ -161,7 +163,8 @@ def run_experiment(
         while waiting or active:
             for run in [run for run in waiting if _can_start(run, runs)][: jobs - len(active)]:
                 waiting.remove(run)
-                active[_start(experiment, run, runs[0], threads)] = run
+                _prepare(experiment, run, runs[0])
+                active[_start(run, worker, threads)] = run
             watch(runs)
             time.sleep(poll_seconds)
             for process in [process for process in active if process.poll() is not None]:
@@ -212,16 +215,18 @@ def _can_start(run: Run, runs: Sequence[Run]) -> bool:
     return run.arm in (PLAIN, TEACHER) or runs[0].result is not None
 
 
-def _start(experiment: Experiment, run: Run, teacher: Run, threads: int) -> subprocess.Popen:
+def _prepare(experiment: Experiment, run: Run, teacher: Run) -> None:
     if run.folder.exists():  # an interrupted run of this very experiment: claim_work_dir has seen to that
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True)
     run_config(experiment, run, teacher).dump(run.folder / 'config.py')
     write_json(run.folder / 'metrics.json', experiment.data.metrics)
+
+
+def _start(run: Run, worker: Sequence[str], threads: int) -> subprocess.Popen:
     environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', str(threads)))
     with (run.folder / 'train.log').open('w') as log:
-        command = [sys.executable, '-m', 'mmkd.testing.worker', str(run.folder)]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen([*worker, str(run.folder)], stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def _check(run: Run, code: int) -> None:

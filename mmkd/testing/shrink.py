@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 
 from mmkd.testing.toy_data import make_toy_data
 
@@ -82,7 +82,8 @@ def _leaves(dataset: ConfigDict) -> list[ConfigDict]:
 def _toy_dataset(dataset: ConfigDict, split: str, folder: Path) -> str:
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        classes = DATASETS.get(dataset.type).METAINFO['classes']
+        with DATASETS.switch_scope_and_registry(DefaultScope.get_current_instance().scope_name) as registry:
+            classes = registry.get(dataset.type).METAINFO['classes']
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
     root = make_toy_data(folder / f'toy_{len(classes)}_{classes[0]}', train=4, val=2, size=SCALE, classes=classes)
     annotation = str(root / 'annotations' / f'{split}.json')

@@ -1,0 +1,27 @@
+import pytest
+
+from mmkd.testing.methods import known_methods, method_distiller
+
+
+def test_plain_comes_first_and_every_method_file_is_known():
+    assert known_methods()[0] == 'plain'
+    assert {'ssim', 'l1', 'l2'} <= set(known_methods())
+
+
+def test_ssim_and_its_controls_differ_in_the_loss_alone():
+    ssim, l2 = method_distiller('ssim'), method_distiller('l2')
+    assert ssim['connectors'] == l2['connectors']
+    assert ssim['student_recorders'] == l2['student_recorders']
+    mappings = [next(iter(method['loss_forward_mappings'].values())) for method in (ssim, l2)]
+    assert mappings[0] == mappings[1]
+
+
+@pytest.mark.parametrize('name', ['simm', 'plain'])
+def test_refuses_what_is_no_method(name):
+    with pytest.raises(ValueError, match=r"method must be one of \[.*'ssim'"):
+        method_distiller(name)
+
+
+def test_suggests_the_nearest_name():
+    with pytest.raises(ValueError, match="did you mean 'ssim'"):
+        method_distiller('sim')
