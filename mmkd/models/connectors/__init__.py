@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401
     conv,
+    cross_scale,
     exploration_coder,
     feature_alignment,
     feature_resampler,

@@ -8,6 +8,7 @@ from . import (  # noqa: F401
     fsp_loss,
     guidance_loss,
     lp_loss,
+    masked_feature_loss,
     pyramid_loss,
     soft_target_loss,
     ssim_loss,
