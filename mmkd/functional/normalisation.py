@@ -3,6 +3,7 @@
 Shapes: `N` images, `C` channels, `H, W` cells.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -38,21 +39,21 @@ def min_max(x: Tensor, *, scope: Scope = 'image', detach_extremes: bool = False,
     """
     if x.dim() != 4:
         raise ValueError(f'x must have the shape (N, C, H, W), got {tuple(x.shape)}.')
-    low, scale = offset_and_scale(x, scope=scope, detach_extremes=detach_extremes, eps=eps)
-    return (x - low) * scale
-
-
-def offset_and_scale(x: Tensor, *, scope: Scope, detach_extremes: bool, eps: float) -> tuple[Tensor, Tensor]:
-    """The two numbers a map is rescaled by: minimum and 1 / range (0 where the map is constant)."""
-    if scope not in AXES:
-        raise ValueError(f'scope must be one of {sorted(AXES)}, got {scope!r}.')
+    check_scope(scope)
     source = x.detach() if detach_extremes else x
     low = source.amin(AXES[scope], keepdim=True)
-    extent = source.amax(AXES[scope], keepdim=True) - low
-    flat = extent <= eps
-    # the inner `where` keeps 1 / 0 out of the backward pass, where 0 * inf would be NaN
-    scale = torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, extent))
-    return low, scale
+    return (x - low) / divisor_of(source.amax(AXES[scope], keepdim=True) - low, eps)
+
+
+def divisor_of(extent: Tensor, eps: float) -> Tensor:
+    """The range of a map; infinite where the map is constant, so that the quotient is 0 and its gradient too."""
+    return torch.where(extent <= eps, math.inf, extent)
+
+
+def check_scope(scope: str | None, name: str = 'scope') -> None:
+    """Refuse an unknown scope."""
+    if scope not in AXES:
+        raise ValueError(f'{name} must be one of {sorted(AXES)}, got {scope!r}.')
 
 
 class Normaliser:
@@ -68,8 +69,8 @@ class Normaliser:
     """
 
     def __init__(self, scope: Scope | None, *, detach_extremes: bool = False, eps: float = 1e-6) -> None:
-        if scope is not None and scope not in AXES:
-            raise ValueError(f'normalize must be None or one of {sorted(AXES)}, got {scope!r}.')
+        if scope is not None:
+            check_scope(scope, name='normalize')
         if eps < 0:
             raise ValueError(f'eps must be >= 0, got {eps}.')
         self.scope, self.detach_extremes, self.eps = scope, detach_extremes, eps

@@ -292,7 +292,7 @@ def test_detached_extremes_get_no_gradient_of_offset_and_scale():
 def test_normaliser_without_scope_returns_its_input_and_refuses_nonsense():
     x = torch.rand(1, 2, 3, 4)
     assert Normaliser(None)(x) is x
-    with pytest.raises(ValueError, match=r"normalize must be None or one of .* got 'level'"):
+    with pytest.raises(ValueError, match=r"normalize must be one of .* got 'level'"):
         Normaliser('level')
     with pytest.raises(ValueError, match='eps must be >= 0'):
         Normaliser('image', eps=-1.0)
