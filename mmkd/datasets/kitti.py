@@ -165,7 +165,7 @@ class KittiDataset(BaseDetDataset):
         return labels, ignored
 
     def filter_data(self) -> list[dict]:
-        """Frames that `filter_cfg` keeps; all of them in test mode."""
+        """Frames that `filter_cfg` keeps, an error if there is none; all of them in test mode."""
         if self.test_mode or not self.filter_cfg:
             return self.data_list
         unknown = set(self.filter_cfg) - {'filter_empty_gt', 'min_size'}
@@ -175,6 +175,8 @@ class KittiDataset(BaseDetDataset):
         kept = [info for info in self.data_list if min(info['width'], info['height']) >= shortest]
         if self.filter_cfg.get('filter_empty_gt', False):
             kept = [info for info in kept if any(not instance['ignore_flag'] for instance in info['instances'])]
+        if self.data_list and not kept:
+            raise ValueError(f'filter_cfg={self.filter_cfg} leaves none of {len(self.data_list)} frames')
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:

@@ -1,7 +1,7 @@
 """KITTI's 2D evaluation as straight loops over the written rules: slow, and independent of `mmkd.evaluation`.
 
-A ground truth is `(type, truncation, occlusion, box)`, a detection `(type, box, score)`; a scene is a list of frames, each
-a pair of such lists.
+A ground truth is `(type, truncation, occlusion, box)`, a detection `(type, box, score)`; a scene is a list of frames,
+each a pair of such lists.
 """
 
 LEVELS = [(40, 0, 0.15), (25, 1, 0.30), (25, 2, 0.50)]  # height, occlusion, truncation
@@ -129,3 +129,25 @@ def naive_eval(scene, name, level, limit=None):
     for k in range(len(thresholds)):
         curve[k] = max(curve[k:])
     return 100 * sum(curve[1:]) / 40, 100 * sum(curve[::4]) / 11, n
+
+
+def as_frames(scene):
+    """The scene as the two arguments of `kitti_eval`."""
+    truths = [
+        {
+            'name': [truth[0] for truth in frame],
+            'truncated': [truth[1] for truth in frame],
+            'occluded': [truth[2] for truth in frame],
+            'bbox': [truth[3] for truth in frame],
+        }
+        for frame, _ in scene
+    ]
+    founds = [
+        {
+            'name': [found[0] for found in frame],
+            'bbox': [found[1] for found in frame],
+            'score': [found[2] for found in frame],
+        }
+        for _, frame in scene
+    ]
+    return truths, founds

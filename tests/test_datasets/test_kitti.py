@@ -1,0 +1,217 @@
+"""`KittiDataset` on made folders and on 75 real frames."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS
+from PIL import Image
+
+from mmkd.datasets.kitti import KittiDataset
+
+REST = '1 2 3 4 5 6 0.1'
+LINES = {
+    'Car': f'Car 0 0 -1.57 10 20 60 50 {REST}',
+    'Van': f'Van 0 0 -1.57 70 20 90 50 {REST}',
+    'Person_sitting': f'Person_sitting 0 0 -1.57 1 2 30 40 {REST}',
+    'Truck': f'Truck 0 0 -1.57 5 5 30 40 {REST}',
+    'DontCare': 'DontCare -1 -1 -10 80 5 99 20 -1 -1 -1 -1000 -1000 -1000 -10',
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Six frames of 100x60 px; 0 has everything, 1 is empty, 2 only ignored things, 3-5 a car; suffixes vary."""
+    content = [list(LINES.values()), [], [LINES['Van'], LINES['DontCare']], *[[LINES['Car']]] * 3]
+    for folder in ('training/image_2', 'training/label_2', 'testing/image_2', 'ImageSets'):
+        (tmp_path / folder).mkdir(parents=True)
+    for index, lines in enumerate(content):
+        suffix = ('.png', '.jpg', '.jpeg')[index % 3]
+        Image.new('RGB', (100, 60)).save(tmp_path / 'training/image_2' / f'{index:06d}{suffix}')
+        (tmp_path / 'training/label_2' / f'{index:06d}.txt').write_text('\n'.join(lines))
+    Image.new('RGB', (100, 60)).save(tmp_path / 'testing/image_2/000000.png')
+    (tmp_path / 'ImageSets/train.txt').write_text('000000\n000001\n000002\n000003\n')
+    (tmp_path / 'ImageSets/val.txt').write_text('000005\n000004\n')
+    (tmp_path / 'ImageSets/test.txt').write_text('000000\n')
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMKD_CACHE', str(tmp_path / 'cache'))
+
+
+def make(root, ann_file='ImageSets/train.txt', **options):
+    return KittiDataset(ann_file, data_root=str(root), **options)
+
+
+def roles(dataset, index=0):
+    """(type, label, ignored) of each instance of a frame."""
+    instances = dataset.get_data_info(index)['instances']
+    return [(item['kitti_type'], item['bbox_label'], item['ignore_flag']) for item in instances]
+
+
+def test_reads_frames_sizes_and_boxes(root):
+    dataset = make(root)
+    info = dataset.get_data_info(0)
+    assert (info['width'], info['height'], info['img_id']) == (100, 60, 0)
+    assert info['img_path'].endswith('training/image_2/000000.png')
+    assert info['instances'][0]['bbox'] == [10, 20, 60, 50]
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [0, 1, 2, 3]
+    assert dataset.metainfo['classes'] == ('Car', 'Pedestrian', 'Cyclist')
+
+
+def test_split_order_is_kept(root):
+    dataset = make(root, 'ImageSets/val.txt')
+    assert [dataset.get_data_info(i)['img_id'] for i in range(2)] == [5, 4]
+
+
+def test_neighbours_and_dont_care_are_ignored_by_default(root):
+    assert roles(make(root)) == [('Car', 0, 0), ('Van', 0, 1), ('Person_sitting', 1, 1), ('DontCare', 0, 1)]
+
+
+def test_neighbours_can_be_merged_or_dropped(root):
+    merged = roles(make(root, neighbours='merge', dont_care='drop'))
+    assert merged == [('Car', 0, 0), ('Van', 0, 0), ('Person_sitting', 1, 0)]
+    assert roles(make(root, neighbours='drop', dont_care='drop')) == [('Car', 0, 0)]
+
+
+def test_chosen_classes_make_neighbours_instances_of_their_own(root):
+    dataset = make(root, metainfo={'classes': ('Van', 'Car')})
+    assert roles(dataset) == [('Car', 1, 0), ('Van', 0, 0), ('DontCare', 0, 1)]
+    only_cyclists = make(root, metainfo={'classes': ('Cyclist',)}, dont_care='drop')
+    assert roles(only_cyclists) == []
+
+
+def test_filter_leaves_out_frames_without_an_instance_to_learn(root):
+    dataset = make(root, filter_cfg={'filter_empty_gt': True})
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [0, 3]
+    assert len(make(root, filter_cfg={'filter_empty_gt': True}, test_mode=True)) == 4
+    assert len(make(root, filter_cfg={'min_size': 61})) == 0
+    with pytest.raises(ValueError, match=r"filter_cfg knows .* got \['min_gt'\]"):
+        make(root, filter_cfg={'min_gt': 1})
+
+
+def test_indices_joined_splits_and_wrappers_work_as_in_mmdetection(root):
+    assert len(make(root, indices=2)) == 2
+    assert make(root, indices=[3]).get_data_info(0)['img_id'] == 3
+    assert len(make(root, ['ImageSets/train.txt', 'ImageSets/val.txt'])) == 6
+    part = {'type': 'mmkd.KittiDataset', 'data_root': str(root)}
+    parts = [{**part, 'ann_file': f'ImageSets/{split}.txt'} for split in ('train', 'val')]
+    joined = DATASETS.build({'type': 'ConcatDataset', 'datasets': parts})
+    assert len(joined) == 6
+    assert joined.metainfo['label_dir'] == str(root / 'training/label_2')
+    assert len(DATASETS.build({'type': 'RepeatDataset', 'dataset': parts[0], 'times': 2})) == 8
+
+
+def test_all_frames_of_the_folder_without_a_split(root):
+    assert len(make(root, '')) == 6
+    (root / 'training/label_2/000009.txt').write_text('')
+    with pytest.raises(FileNotFoundError, match=r'1 label files in .* have no image, first 000009\.txt'):
+        make(root, '')
+
+
+def test_testing_part_has_no_labels_and_needs_test_mode(root):
+    options = {'ann_file': 'ImageSets/test.txt', 'data_prefix': {'img': 'testing/image_2'}}
+    dataset = make(root, test_mode=True, **options)
+    assert dataset.get_data_info(0)['instances'] == []
+    assert dataset.metainfo['label_dir'] == ''
+    with pytest.raises(ValueError, match='training needs labels'):
+        make(root, **options)
+
+
+def test_pipeline_hands_ignored_instances_to_the_detector(root):
+    pipeline = [
+        {'type': 'LoadImageFromFile'},
+        {'type': 'LoadAnnotations', 'with_bbox': True},
+        {'type': 'Resize', 'scale': (200, 120), 'keep_ratio': True},
+        {'type': 'PackDetInputs'},
+    ]
+    packed = make(root, pipeline=pipeline)[0]
+    assert packed['inputs'].shape == (3, 120, 200)
+    assert packed['data_samples'].gt_instances.bboxes.tensor.tolist() == [[20, 40, 120, 100]]
+    assert len(packed['data_samples'].ignored_instances) == 3
+
+
+def test_category_ids_leave_out_what_is_ignored(root):
+    assert make(root).get_cat_ids(0) == [0]
+
+
+@pytest.mark.parametrize(
+    ('breakage', 'error', 'message'),
+    [
+        (lambda root: (root / 'training/image_2/000003.png').unlink(), FileNotFoundError, "no image for 1 .* '000003'"),
+        (lambda root: (root / 'training/label_2/000003.txt').unlink(), FileNotFoundError, r'000003\.txt'),
+        (
+            lambda root: (root / 'training/label_2/000003.txt').write_text('Car 1'),
+            ValueError,
+            r'000003\.txt:1: expected',
+        ),
+        (lambda root: (root / 'training/image_2/000003.png').write_text('x'), OSError, r'000003\.png is not an image'),
+        (lambda root: (root / 'training/image_2/000003.jpg').write_text('x'), ValueError, 'two images of frame 000003'),
+        (lambda root: (root / 'ImageSets/train.txt').unlink(), FileNotFoundError, r'train\.txt'),
+    ],
+)
+def test_broken_data_is_an_error_that_names_the_file(root, breakage, error, message):
+    breakage(root)
+    with pytest.raises(error, match=message):
+        make(root)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'neighbours': 'keep'}, "neighbours must be .* got 'keep'"),
+        ({'dont_care': 'merge'}, "dont_care must be .* got 'merge'"),
+        ({'data_prefix': {'image': 'x'}}, "data_prefix must have the key 'img'"),
+        ({'metainfo': {'classes': ('Bus',)}}, "unknown KITTI type 'Bus'"),
+        ({'ann_file': ['ImageSets/train.txt', 'ImageSets/train.txt']}, "frame '000000' is in more than one"),
+        ({'backend_args': {'backend': 'petrel'}}, 'local files only'),
+    ],
+)
+def test_refuses_unusable_options(root, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(root, **options)
+
+
+def test_wrong_data_root_says_which_folder_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'training/image_2 is not a folder; data_root'):
+        make(tmp_path)
+
+
+def test_reads_the_real_frames(data_path):
+    dataset = make(data_path('kitti_tiny'), ['ImageSets/train_own50.txt', 'ImageSets/val_own25.txt'])
+    instances = [item for index in range(75) for item in dataset.get_data_info(index)['instances']]
+    count = {
+        kind: sum(item['kitti_type'] == kind for item in instances) for kind in ('Car', 'DontCare', 'Van', 'Cyclist')
+    }
+    assert count == {'Car': 209, 'DontCare': 188, 'Van': 25, 'Cyclist': 14}
+    sizes = (data_path('kitti_labels') / 'image_sizes.csv').read_text().split()[1:76]
+    infos = [dataset.get_data_info(index) for index in range(75)]
+    assert [f'{i["img_id"]:06d},{i["width"]},{i["height"]}' for i in infos] == sizes
+
+
+def test_second_index_takes_the_sizes_from_the_cache(root, monkeypatch):
+    make(root)
+    monkeypatch.setattr(Image, 'open', lambda path: pytest.fail(f'{path} was opened'))
+    assert make(root).get_data_info(0)['width'] == 100
+
+
+def test_indexes_thousands_of_frames_in_seconds(tmp_path):
+    for folder in ('training/image_2', 'training/label_2'):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new('RGB', (1242, 375)).save(tmp_path / 'one.png')
+    image, label = (tmp_path / 'one.png').read_bytes(), '\n'.join([LINES['Car']] * 7)
+    for index in range(2000):
+        (tmp_path / f'training/image_2/{index:06d}.png').write_bytes(image)
+        (tmp_path / f'training/label_2/{index:06d}.txt').write_text(label)
+    start = time.perf_counter()
+    assert len(make(tmp_path, '')) == 2000
+    assert time.perf_counter() - start < 8
+
+
+def test_numbers_in_the_index_are_plain(root):
+    info = make(root, serialize_data=False).data_list[0]
+    assert json.loads(json.dumps(info)) == info
+    assert not any(isinstance(value, np.generic) for item in info['instances'] for value in item.values())
