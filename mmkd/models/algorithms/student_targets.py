@@ -11,7 +11,7 @@ import torch
 from mmdet.models.dense_heads import AnchorHead, ATSSHead, FCOSHead, GFLHead, YOLOXHead
 from torch import Tensor, nn
 
-from mmkd.models.distillers.wiring import Source
+from mmkd.models.distillers.wiring import Source, all_sources
 
 
 def _by_level(labels: list[Tensor], num_images: int) -> Tensor:
@@ -124,7 +124,4 @@ class StudentTargets:
 
 def wanted_records(mappings: dict[str, dict[str, Source]]) -> set[str]:
     """Names of the reserved records that some loss reads."""
-    sources = [
-        part for loss in mappings.values() for source in loss.values() for part in (source, source.other) if part
-    ]
-    return {source.recorder for source in sources if source.recorder in ('rois', 'labels')}
+    return {source.recorder for source in all_sources(mappings) if source.recorder in ('rois', 'labels')}

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from mmdet.models.detectors import SingleStageDetector
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -70,9 +71,12 @@ class TappedForward:
         self._needed = Counter({source: n for source, n in self._runs.items() if n})
 
     def _forward(self, inputs: Tensor, data_samples: list | None) -> Any:
-        if self.whole:
-            return self.model(inputs, data_samples, mode='tensor')
-        return self.model.extract_feat(inputs)
+        if not self.whole:
+            return self.model.extract_feat(inputs)
+        if getattr(type(self.model), '_forward', None) is SingleStageDetector._forward:
+            # its 'tensor' mode calls the head's `forward`, which passes by the hooks of the head itself
+            return self.model.bbox_head(self.model.extract_feat(inputs))
+        return self.model(inputs, data_samples, mode='tensor')
 
     def __call__(self, inputs: Tensor, data_samples: list | None) -> Any:
         """Forward as far as needed; the recorders keep what they record.

@@ -21,10 +21,12 @@ from mmkd.models.distillers.tapped_layers import OverwriteWatch, check_layers, s
 from mmkd.models.distillers.wiring import (
     Source,
     Tap,
+    all_sources,
     describe,
     fill_connector,
     match_levels,
     nearest,
+    reads_teacher,
     select_strides,
 )
 from mmkd.registry import MODELS
@@ -36,7 +38,8 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
 
     Beyond the host: layers are matched by stride, channels are read from the models, a connector may see both
     sides (`other=`), masks come from data samples, weights follow schedules, a loss whose weight is 0 is not computed,
-    and mistakes are errors that name the nearest right word.
+    and mistakes are errors that name the nearest right word. A loss that is built with `loss_weight=0` costs nothing at
+    all: its connectors are not built, and no layer runs or is recorded for its sake.
 
     Args:
         student_recorders: recorders of the student, as in MMRazor; `type='ModuleOutputs'` needs no scope.
@@ -75,12 +78,23 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         )
         self.schedules = self._build_schedules(schedules or {})
         parser = MappingParser(self, {name: set(self.recorders(side).recorders) for name, side in SIDES.items()})
-        self.mappings = parser.parse(loss_forward_mappings or {})
+        mappings = parser.parse(loss_forward_mappings or {})
+        self.mappings = {name: sources for name, sources in mappings.items() if self._weight(name) != 0}
+        self.off = {name: sources for name, sources in mappings.items() if name not in self.mappings}
+        self._drop_recorders_of_losses_that_are_off()
         self.level_names: dict[str, tuple[str, ...]] = {}
         self.taps: dict[tuple[bool, str], Tap | None] = {}
         self.factors = dict.fromkeys(self.distill_losses, 1.0)
         self.reader = RecordReader({side: self.recorders(side) for side in SIDES.values()}, self.connectors, self.masks)
         self.register_buffer('_zero', torch.zeros(()), persistent=False)
+
+    def _weight(self, loss: str) -> float:
+        return getattr(self.distill_losses[loss], 'loss_weight', 1.0)
+
+    def _drop_recorders_of_losses_that_are_off(self) -> None:
+        off, on = ({(s.from_student, s.recorder) for s in all_sources(m)} for m in (self.off, self.mappings))
+        for side, name in off - on:
+            self.recorders(side).recorders.pop(name, None)
 
     def recorders(self, from_student: bool) -> Any:
         """MMRazor's recorder manager of one side."""
@@ -136,6 +150,8 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             self.mappings[loss] = self._match(loss, sources, input_size, plans)
         for name, cfg in self.connector_cfgs.items():
             if name not in plans:
+                if name in {source.connector for source in all_sources(self.off)}:
+                    continue
                 raise ValueError(f'The connector {name!r} is used by no loss and would never be trained.')
             self.connectors[name] = self._build_connector(cfg, *plans[name])
         self._try_losses()
@@ -162,7 +178,9 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
                 plan = (taps.get(key), other)
                 if plans.setdefault(source.connector, plan)[0] != plan[0]:
                     raise ValueError(f'The connector {source.connector!r} is used on records of different shape.')
-        first = taps.get('preds_S') or next(iter(taps.values()), None)
+        # a connector that sees both sides gives one map for each level of the other side
+        both = 'preds_S' in sources and sources['preds_S'].other is not None
+        first = taps.get('preds_T' if both else 'preds_S') or next(iter(taps.values()), None)
         if first is not None:
             self.level_names[loss] = first.names
         return sources
@@ -209,18 +227,25 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         return f'{side} ' + ', '.join(str(tuple(getattr(m, 'shape', ()))) for m in maps)
 
     def begin_step(self, epoch: int, iteration: int) -> bool:
-        """Set the factors of the losses for this step; returns whether the teacher is needed."""
+        """Set the factors of this step; returns whether the teacher is needed.
+
+        Raises:
+            ValueError: a loss that was built with weight 0 (and so is not wired) has another one now.
+        """
+        for loss in self.off:
+            if self._weight(loss) != 0:
+                raise ValueError(f'{loss} was built with loss_weight=0 and is not wired; set its weight in the config.')
         for loss in self.distill_losses:
             schedule = self.schedules.get(loss)
             self.factors[loss] = 1.0 if schedule is None else schedule.factor(epoch, iteration)
         return any(
-            self.active(loss) and any(_reads_teacher(source) for source in sources.values())
+            self.active(loss) and any(reads_teacher(source) for source in sources.values())
             for loss, sources in self.mappings.items()
         )
 
     def active(self, loss: str) -> bool:
         """Whether the loss has a weight other than 0 in this step."""
-        return self.factors[loss] * getattr(self.distill_losses[loss], 'loss_weight', 1.0) != 0
+        return loss in self.mappings and self.factors[loss] * self._weight(loss) != 0
 
     def _parts(self, loss: str) -> list[nn.Module]:
         names = {part.connector for source in self.mappings[loss].values() for part in (source, source.other) if part}
@@ -246,7 +271,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             RuntimeError: a recorded layer did not run, or its output was overwritten.
         """
         cache: dict[Source, Any] = {}
-        losses: dict[str, Tensor] = {}
+        losses = dict.fromkeys(self.off, self._zero)
         for loss, sources in self.mappings.items():
             if not self.active(loss):
                 losses[loss] = self._zero
@@ -254,8 +279,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             value = self.distill_losses[loss](**self.reader.arguments(sources, reserved or {}, loss, cache))
             losses.update(self._named(loss, value))
         idle = self.idle_parameters()
-        if idle:
-            # Several processes need every parameter in the graph of every step.
+        if idle:  # several processes need every parameter in the graph of every step
             first = next(iter(losses))
             losses[first] = losses[first] + 0 * sum(p.sum() for p in idle)
         return losses
@@ -266,17 +290,11 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             return {loss: value if factor == 1 else factor * value}
         names = self.level_names.get(loss, ())
         names = names if len(names) == len(value) else tuple(str(i) for i in range(len(value)))
-        return {
-            f'{loss}_{name}': part if factor == 1 else factor * part for name, part in zip(names, value, strict=True)
-        }
+        parts = value if factor == 1 else [factor * part for part in value]
+        return {f'{loss}_{name}': part for name, part in zip(names, parts, strict=True)}
 
     def release(self) -> None:
         """Forget the records of this step, and with them its graph."""
         for side in SIDES.values():
             for recorder in self.recorders(side).recorders.values():
                 recorder.reset_data_buffer()
-
-
-def _reads_teacher(source: Source) -> bool:
-    own = source.recorder is not None and not source.reserved and not source.from_student
-    return own or (source.other is not None and _reads_teacher(source.other))

@@ -127,6 +127,17 @@ class Source:
         return self.mask is not None or self.recorder in RESERVED
 
 
+def all_sources(mappings: Mapping[str, Mapping[str, Source]]) -> list[Source]:
+    """All sources of some losses, those of the other side included."""
+    return [part for loss in mappings.values() for source in loss.values() for part in (source, source.other) if part]
+
+
+def reads_teacher(source: Source) -> bool:
+    """Whether a value depends on the teacher."""
+    own = source.recorder is not None and not source.reserved and not source.from_student
+    return own or (source.other is not None and reads_teacher(source.other))
+
+
 def select_strides(tap: Tap, strides: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
     """Levels of a record with the wanted strides (all without a wish).
 

@@ -74,3 +74,15 @@ def test_a_loss_of_weight_zero_is_not_active():
     )
     assert not distiller.begin_step(0, 0)
     assert not distiller.active('loss_feat')
+
+
+def test_a_loss_built_with_weight_zero_leaves_no_recorder_and_refuses_a_later_weight():
+    distiller = MODELS.build(
+        config(distill_losses=dict(loss_feat=dict(type='mmkd.SSIMLoss', data_range=1.0, loss_weight=0.0)))
+    )
+    assert distiller.module_sources(from_student=True) == []
+    assert distiller.module_sources(from_student=False) == []
+    assert distiller.compute_distill_losses() == {'loss_feat': 0}
+    distiller.distill_losses['loss_feat'].loss_weight = 1.0
+    with pytest.raises(ValueError, match='was built with loss_weight=0 and is not wired'):
+        distiller.begin_step(0, 0)
