@@ -22,9 +22,13 @@ class FeatureAlignmentLoss(nn.Module):
     feature distribution closer to the teacher's' (Yao et al. 2025, https://doi.org/10.32604/cmc.2025.060609, abstract
     only).
 
+    Magnitudes of features differ between models by orders; `relative` divides an image's terms by the mean square of the
+    teacher's map, so that a weight can be carried from one pair to another.
+
     Args:
         distance_weight: scale of the first term, >= 0.
         statistics_weight: scale of the second term, >= 0.
+        relative: divide by the teacher's mean square of each image; False is plain, as NORM.
         loss_weight: scale of both, >= 0.
 
     Raises:
@@ -32,12 +36,18 @@ class FeatureAlignmentLoss(nn.Module):
     """
 
     def __init__(
-        self, *, distance_weight: float = 1.0, statistics_weight: float = 1.0, loss_weight: float = 1.0
+        self,
+        *,
+        distance_weight: float = 1.0,
+        statistics_weight: float = 1.0,
+        relative: bool = False,
+        loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         if min(distance_weight, statistics_weight) < 0:
             raise ValueError(f'Weights must be >= 0, got {distance_weight} and {statistics_weight}.')
         self.distance_weight, self.statistics_weight = distance_weight, statistics_weight
+        self.relative = relative
         self.loss_weight = check_weight(loss_weight)
 
     def forward(
@@ -71,12 +81,14 @@ class FeatureAlignmentLoss(nn.Module):
             # (N, n * C, H, W) -> (N, n, C, H, W)
             student = at_least_float32(preds_S).unflatten(1, (segments, -1))
             teacher = at_least_float32(preds_T.detach()).unsqueeze(1)
-            loss = student.new_zeros(())
+            loss = student.new_zeros(len(student))
             if self.distance_weight:
-                loss = loss + self.distance_weight * (student - teacher).square().mean()
+                loss = loss + self.distance_weight * (student - teacher).square().mean((1, 2, 3, 4))
             if self.statistics_weight:
                 loss = loss + self.statistics_weight * _statistics_difference(student, teacher)
-            return self.loss_weight * segments * loss
+            if self.relative:
+                loss = loss / (teacher.square().mean((1, 2, 3, 4)) + 1e-6)
+            return self.loss_weight * segments * loss.mean()
 
 
 def _num_segments(preds_S: Tensor, preds_T: Tensor) -> int:
@@ -90,9 +102,9 @@ def _num_segments(preds_S: Tensor, preds_T: Tensor) -> int:
 
 
 def _statistics_difference(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the channels' means, plus that of their standard deviations."""
+    """(N,) mean squared difference of the channels' means, plus that of their standard deviations."""
     means, deviations = (
         [side.mean((-2, -1)) for side in (student, teacher)],
         [(side.var((-2, -1), unbiased=False) + 1e-5).sqrt() for side in (student, teacher)],
     )
-    return sum((s - t).square().mean() for s, t in (means, deviations))
+    return sum((s - t).square().mean((1, 2)) for s, t in (means, deviations))

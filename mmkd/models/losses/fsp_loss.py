@@ -24,14 +24,17 @@ class FSPLoss(nn.Module):
     of the two sides may differ, their channels may not: a 1x1 connector brings them together.
 
     Args:
+        relative: divide each pair's value by the mean square of the teacher's matrix of that image. Without, the loss
+            grows with the fourth power of the feature's scale; False is as the paper.
         loss_weight: scale of the loss, >= 0.
 
     Raises:
         ValueError: the weight is negative.
     """
 
-    def __init__(self, *, loss_weight: float = 1.0) -> None:
+    def __init__(self, *, relative: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()
+        self.relative = relative
         self.loss_weight = check_weight(loss_weight)
 
     def forward(
@@ -71,8 +74,15 @@ class FSPLoss(nn.Module):
         with torch.autocast(preds_S[0].device.type, enabled=False):
             student = _relations(preds_S)
             teacher = _relations([level.detach() for level in preds_T])
-            differences = [(s - t).square().mean() for s, t in zip(student, teacher, strict=True)]
+            differences = [self._difference(s, t) for s, t in zip(student, teacher, strict=True)]
             return self.loss_weight * torch.stack(differences).mean()
+
+    def _difference(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Two (N, C1, C2) matrices -> scalar."""
+        difference = (student - teacher).square().mean((1, 2))
+        if self.relative:
+            difference = difference / (teacher.square().mean((1, 2)) + 1e-6)
+        return difference.mean()
 
 
 def _relations(levels: Sequence[Tensor]) -> list[Tensor]:

@@ -36,6 +36,16 @@ def test_equals_a_naive_loop_and_sums_over_segments(segments: int, shape: tuple)
     assert loss(student, teacher).item() == pytest.approx(5 * naive(student, teacher, segments), rel=1e-9)
 
 
+def test_relative_value_is_free_of_the_features_scale_image_by_image() -> None:
+    student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
+    scale = torch.tensor([10.0, 100.0]).reshape(2, 1, 1, 1)
+    relative = FeatureAlignmentLoss(statistics_weight=0.0, relative=True)
+    torch.testing.assert_close(
+        relative(scale * student, scale * teacher), relative(student, teacher), rtol=1e-4, atol=0
+    )
+    assert relative(torch.zeros_like(teacher), teacher).item() == pytest.approx(1, rel=1e-4)
+
+
 def test_distance_alone_equals_mse() -> None:
     student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
     loss = FeatureAlignmentLoss(statistics_weight=0.0)

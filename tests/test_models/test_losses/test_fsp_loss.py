@@ -43,6 +43,16 @@ def test_matches_the_golden_numbers() -> None:
     assert FSPLoss()(*sides).item() == pytest.approx((0.00192172 + 0.00876852) / 2, rel=1e-5)
 
 
+def test_relative_value_is_free_of_the_features_scale() -> None:
+    student, teacher = pyramid(0), pyramid(1)
+    big = [[10 * level for level in side] for side in (student, teacher)]
+    relative, plain = FSPLoss(relative=True), FSPLoss()
+    torch.testing.assert_close(relative(*big), relative(student, teacher), rtol=1e-3, atol=0)
+    torch.testing.assert_close(plain(*big), 1e4 * plain(student, teacher))
+    zeros = [torch.zeros_like(level) for level in student]
+    assert relative(zeros, teacher).item() == pytest.approx(1, rel=1e-4)
+
+
 def test_the_grids_of_the_two_sides_may_differ() -> None:
     """Repeating the cells of the teacher changes none of its relations."""
     student, teacher = pyramid(0), pyramid(1, grids=((8, 10), (4, 5), (2, 5)))

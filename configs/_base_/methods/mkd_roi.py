@@ -1,0 +1,11 @@
+# mkd for two-stage detectors: `mkd_neck.py`, and soft targets of the RoI heads on the student's sampled proposals. docs/mkd.md.
+_base_ = './mkd_neck.py'
+distiller = dict(
+    student_recorders=dict(head=dict(type='ModuleOutputs', source='roi_head.bbox_head')),
+    teacher_recorders=dict(head=dict(type='ModuleOutputs', source='roi_head.bbox_head')),
+    distill_losses=dict(loss_mkd_soft=dict(type='mmkd.SoftTargetLoss', mode='softmax', loss_weight=1.0)),
+    loss_forward_mappings=dict(
+        loss_mkd_soft=dict(
+            preds_S=dict(from_student=True, recorder='head', data_idx=0),
+            preds_T=dict(from_student=False, recorder='head', data_idx=0),
+            labels=dict(recorder='labels'))))
