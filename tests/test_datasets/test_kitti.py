@@ -88,7 +88,9 @@ def test_filter_leaves_out_frames_without_an_instance_to_learn(root):
     dataset = make(root, filter_cfg={'filter_empty_gt': True})
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [0, 3]
     assert len(make(root, filter_cfg={'filter_empty_gt': True}, test_mode=True)) == 4
-    assert len(make(root, filter_cfg={'min_size': 61})) == 0
+    assert len(make(root, filter_cfg={'min_size': 60})) == 4
+    with pytest.raises(ValueError, match='leaves none of 4 frames'):
+        make(root, filter_cfg={'min_size': 61})
     with pytest.raises(ValueError, match=r"filter_cfg knows .* got \['min_gt'\]"):
         make(root, filter_cfg={'min_gt': 1})
 
@@ -139,22 +141,21 @@ def test_category_ids_leave_out_what_is_ignored(root):
 
 
 @pytest.mark.parametrize(
-    ('breakage', 'error', 'message'),
+    ('file', 'text', 'error', 'message'),
     [
-        (lambda root: (root / 'training/image_2/000003.png').unlink(), FileNotFoundError, "no image for 1 .* '000003'"),
-        (lambda root: (root / 'training/label_2/000003.txt').unlink(), FileNotFoundError, r'000003\.txt'),
-        (
-            lambda root: (root / 'training/label_2/000003.txt').write_text('Car 1'),
-            ValueError,
-            r'000003\.txt:1: expected',
-        ),
-        (lambda root: (root / 'training/image_2/000003.png').write_text('x'), OSError, r'000003\.png is not an image'),
-        (lambda root: (root / 'training/image_2/000003.jpg').write_text('x'), ValueError, 'two images of frame 000003'),
-        (lambda root: (root / 'ImageSets/train.txt').unlink(), FileNotFoundError, r'train\.txt'),
+        ('training/image_2/000003.png', None, FileNotFoundError, "no image for 1 .* '000003'"),
+        ('training/label_2/000003.txt', None, FileNotFoundError, r'000003\.txt'),
+        ('training/label_2/000003.txt', 'Car 1', ValueError, r'000003\.txt:1: expected 15 fields, found 2'),
+        ('training/image_2/000003.png', 'x', OSError, r'000003\.png is not an image'),
+        ('training/image_2/000003.jpg', 'x', ValueError, 'two images of frame 000003'),
+        ('ImageSets/train.txt', None, FileNotFoundError, r'train\.txt'),
     ],
 )
-def test_broken_data_is_an_error_that_names_the_file(root, breakage, error, message):
-    breakage(root)
+def test_broken_data_is_an_error_that_names_the_file(root, file, text, error, message):
+    if text is None:
+        (root / file).unlink()
+    else:
+        (root / file).write_text(text)
     with pytest.raises(error, match=message):
         make(root)
 
@@ -183,10 +184,8 @@ def test_wrong_data_root_says_which_folder_is_missing(tmp_path):
 def test_reads_the_real_frames(data_path):
     dataset = make(data_path('kitti_tiny'), ['ImageSets/train_own50.txt', 'ImageSets/val_own25.txt'])
     instances = [item for index in range(75) for item in dataset.get_data_info(index)['instances']]
-    count = {
-        kind: sum(item['kitti_type'] == kind for item in instances) for kind in ('Car', 'DontCare', 'Van', 'Cyclist')
-    }
-    assert count == {'Car': 209, 'DontCare': 188, 'Van': 25, 'Cyclist': 14}
+    kinds = [item['kitti_type'] for item in instances]
+    assert [kinds.count(kind) for kind in ('Car', 'DontCare', 'Van', 'Cyclist')] == [209, 188, 25, 14]
     sizes = (data_path('kitti_labels') / 'image_sizes.csv').read_text().split()[1:76]
     infos = [dataset.get_data_info(index) for index in range(75)]
     assert [f'{i["img_id"]:06d},{i["width"]},{i["height"]}' for i in infos] == sizes
