@@ -20,6 +20,7 @@ class DetectionData:
         evaluator: Metric of `val`.
         metrics: Key the metric reports under -> name in tables; the first is the main one.
         counts: Number of images, (train, val).
+        percent: Factor that makes a score a percentage.
     """
 
     name: str
@@ -29,39 +30,74 @@ class DetectionData:
     evaluator: dict
     metrics: dict[str, str] = field(default_factory=dict)
     counts: tuple[int, int] = (0, 0)
+    percent: float = 100.0
 
 
-def detection_data(path: str | Path, layout: str = 'coco') -> DetectionData:
+def detection_data(path: str | Path, layout: str = 'coco', splits: tuple[str, str] = ('train', 'val')) -> DetectionData:
     """Find a data set on disk.
 
     Args:
         path: Its folder.
         layout: `coco` (`annotations/{train,val}.json` or COCO's own names) or `kitti` (`training/`, `ImageSets/`).
+        splits: Names of what is trained on and what is scored on; no other split is read.
 
     Returns:
         The description; nothing is written.
 
     Raises:
-        ValueError: For another layout.
+        ValueError: For another layout, or the same split twice.
         FileNotFoundError: Where a file is missing; the message lists what was looked for.
     """
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f'no data folder {root}')
-    if layout == 'coco':
-        return coco_data(root)
-    if layout == 'kitti':
-        from mmkd.testing.kitti_data import kitti_data  # needs mmdet, which COCO data does not
-
-        return kitti_data(root)
-    raise ValueError(f"format must be 'coco' or 'kitti', got {layout!r}")
+    if len(set(splits)) != 2:
+        raise ValueError(f'splits must name two different splits, got {splits}')
+    if layout not in ('coco', 'kitti'):
+        raise ValueError(f"format must be 'coco' or 'kitti', got {layout!r}")
+    return (coco_data if layout == 'coco' else kitti_data)(root, splits)
 
 
-def coco_data(root: Path) -> DetectionData:
+def kitti_data(root: Path, splits: tuple[str, str]) -> DetectionData:
+    """Data set in KITTI's own layout, scored by KITTI's R40 at moderate difficulty.
+
+    Args:
+        root: Folder with `training/` and `ImageSets/`.
+        splits: Stems of two files in `ImageSets`.
+
+    Returns:
+        Its description.
+
+    Raises:
+        FileNotFoundError: Where a split file is missing.
+    """
+    files = [root / 'ImageSets' / f'{split}.txt' for split in splits]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f'no {file}: --splits names two of the files beside it')
+    classes = ('Car', 'Pedestrian', 'Cyclist')
+    sets = [
+        dict(type='mmkd.KittiDataset', data_root=str(root), ann_file=str(file), metainfo=dict(classes=classes))
+        for file in files
+    ]
+    return DetectionData(
+        name=root.name,
+        classes=classes,
+        train=dict(sets[0], filter_cfg=dict(filter_empty_gt=True)),
+        val=dict(sets[1], test_mode=True),
+        evaluator=dict(type='mmkd.KittiMetric'),
+        metrics={'kitti/mean_R40_moderate': 'AP R40', 'kitti/Car_R40_moderate': 'AP R40 Car'},
+        counts=(len(files[0].read_text().split()), len(files[1].read_text().split())),
+        percent=1.0,
+    )
+
+
+def coco_data(root: Path, splits: tuple[str, str]) -> DetectionData:
     """Data set in COCO form; the validation split scores, a test split is never read.
 
     Args:
         root: Folder with `annotations/` and the images.
+        splits: Names of the two splits.
 
     Returns:
         Its description.
@@ -70,18 +106,18 @@ def coco_data(root: Path) -> DetectionData:
         FileNotFoundError: Where annotations or images are missing.
         ValueError: Where train and val name different classes.
     """
-    splits = {split: _coco_split(root, split) for split in ('train', 'val')}
-    classes = {split: found[2] for split, found in splits.items()}
+    found = {role: _coco_split(root, split) for role, split in zip(('train', 'val'), splits, strict=True)}
+    classes = {role: parts[2] for role, parts in found.items()}
     if classes['train'] != classes['val']:
         raise ValueError(f'{root}: train has classes {classes["train"]}, val has {classes["val"]}')
     sets = {
-        split: dict(
+        role: dict(
             type='CocoDataset',
             ann_file=str(annotation),
             data_prefix=dict(img=str(images) + '/'),
             metainfo=dict(classes=classes['train']),
         )
-        for split, (annotation, images, _, _) in splits.items()
+        for role, (annotation, images, _, _) in found.items()
     }
     return DetectionData(
         name=root.name,
@@ -90,7 +126,7 @@ def coco_data(root: Path) -> DetectionData:
         val=dict(sets['val'], test_mode=True),
         evaluator=dict(type='CocoMetric', ann_file=sets['val']['ann_file'], metric='bbox', format_only=False),
         metrics={'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'},
-        counts=(splits['train'][3], splits['val'][3]),
+        counts=(found['train'][3], found['val'][3]),
     )
 
 

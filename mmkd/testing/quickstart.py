@@ -119,7 +119,7 @@ def quickstart(options: argparse.Namespace, console: Console) -> dict:
         data = replace(detection_data(make_toy_data(work_dir / 'data')), name='toy shapes')
     else:
         console.print(f'[bold]1/4[/] data: {options.data}')
-        data = detection_data(options.data, options.format)
+        data = detection_data(options.data, options.format, tuple(options.splits))
     experiment = build_experiment(options, data)
     runs_wanted = 1 + len(options.methods) * len(options.seeds)
     console.print(f'[bold]2/4[/] training {runs_wanted} runs, {options.jobs} at a time; logs in {work_dir}')

@@ -55,6 +55,7 @@ def collect_results(experiment: Experiment, runs: Sequence[Run], costs: dict[str
         'teacher_epochs': (experiment.teacher_schedule or schedule).epochs,
         'seeds': sorted({run.seed for run in done if run.arm != TEACHER}),
         'metrics': list(data.metrics.values()),
+        'percent': data.percent,
         'hardware': hardware_class(),
         'threads': max((run.result['threads'] for run in done), default=1),
         'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -107,7 +108,7 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headings; one list of cells an arm.
     """
-    metrics = results['setting']['metrics']
+    metrics, percent = results['setting']['metrics'], results['setting']['percent']
     differences = len(results['arms']) > 2
     heads = ['arm', 'seeds', *metrics]
     if differences:
@@ -116,9 +117,9 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     body = []
     for arm, found in results['arms'].items():
         cells = [arm, str(len(found['seeds']))]
-        cells += [_estimate(found[name]) for name in metrics]
+        cells += [_estimate(found[name], percent) for name in metrics]
         if differences:
-            cells += [_estimate(found.get(f'{name} - plain'), sign=True) for name in metrics]
+            cells += [_estimate(found.get(f'{name} - plain'), percent, sign=True) for name in metrics]
         cells += [f'{found["parameters"] / 1e6:.2f}' if 'parameters' in found else '-']
         cells += [f'{found["gflops"]:.2f}' if 'gflops' in found else '-']
         cells += [f'{found["ms"]:.0f}' if 'ms' in found else '-']
@@ -206,14 +207,13 @@ def write_section(page: Path, name: str, text: str) -> None:
     page.write_text(new)
 
 
-def _estimate(value: dict | None, sign: bool = False) -> str:
+def _estimate(value: dict | None, percent: float, sign: bool = False) -> str:
     if value is None:
         return '-'
-    mark = '+' if sign else ''
-    text = f'{100 * value["mean"]:{mark}.1f}'
+    text = f'{percent * value["mean"]:{"+" if sign else ""}.1f}'
     if value['low'] is None:
         return text
-    return f'{text} ± {50 * (value["high"] - value["low"]):.1f}'
+    return f'{text} ± {percent * (value["high"] - value["low"]) / 2:.1f}'
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,11 +1,12 @@
 """`shrink(cfg)`: any shipped config, small enough for a test. The one place where tests may change a config.
 
 What it changes, and nothing else:
-- data: a toy set with the config's own classes instead of the real one, 4 training and 2 validation images;
+- data: a toy set with the config's own classes instead of the real one, 2 training images and 1 for validation;
 - scale: images, crops and batch-wise resizes of 96x64 px;
 - loop: one epoch, batch 2, images loaded in the training process, no learning-rate schedule, no mixed precision;
 - weights: nothing is downloaded; a pretrained backbone starts at random, and a teacher gets made weights (random, in a
   file), so that loading and checking them is still run. The check of the teacher's AP is off: random weights have none;
+- proposals: at most 64 candidates a level and 32 sampled boxes an image;
 - depth: ResNet and ResNeXt of 101 or 152 layers have 50, whose channels are the same;
 - device: SyncBN, which needs a GPU, becomes BN.
 Everything a method says (recorders, connectors, losses, schedules) stays as shipped.
@@ -22,6 +23,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 
 from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.toy_kitti import make_toy_kitti
 
 SCALE = (96, 64)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -80,12 +82,21 @@ def _leaves(dataset: ConfigDict) -> list[ConfigDict]:
 
 
 def _toy_dataset(dataset: ConfigDict, split: str, folder: Path) -> str:
+    """Let a data set read toy files; the path of its annotations."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         with DATASETS.switch_scope_and_registry(DefaultScope.get_current_instance().scope_name) as registry:
             classes = registry.get(dataset.type).METAINFO['classes']
     classes = (classes,) if isinstance(classes, str) else tuple(classes)
-    root = make_toy_data(folder / f'toy_{len(classes)}_{classes[0]}', train=4, val=2, size=SCALE, classes=classes)
+    kitti = dataset.type == 'mmkd.KittiDataset'
+    root = folder / f'toy_{"kitti" if kitti else "coco"}_{len(classes)}_{classes[0]}'
+    if kitti:
+        make_toy_kitti(root, size=SCALE, classes=classes)
+        dataset.update(data_root=str(root), ann_file=f'ImageSets/{split}.txt')
+        dataset.update(cache_dir=str(folder), filter_cfg=dict(filter_empty_gt=False))
+        dataset.pop('data_prefix', None)
+        return str(root / 'ImageSets' / f'{split}.txt')
+    make_toy_data(root, train=2, val=1, size=SCALE, classes=classes)
     annotation = str(root / 'annotations' / f'{split}.json')
     dataset.update(data_root='', ann_file=annotation, data_prefix=dict(img=str(root / 'images') + '/'))
     return annotation
@@ -111,6 +122,7 @@ def _shrink_model(model: ConfigDict, folder: Path) -> ConfigDict:
             model[key] = _shrink_model(model[key], folder)
     _visit(model, _without_downloads)
     _visit(model, _shallower)
+    _visit(model, _fewer_proposals)
     _visit(model, _small_scales)
     if model.get('teacher') is not None:
         teacher = model.teacher
@@ -172,3 +184,9 @@ def _without_downloads(node: dict) -> None:
 def _shallower(node: dict) -> None:
     if node.get('type') in ('ResNet', 'ResNeXt', 'Res2Net') and node.get('depth') in (101, 152):
         node['depth'] = 50
+
+
+def _fewer_proposals(node: dict) -> None:
+    for key, most in (('nms_pre', 64), ('max_per_img', 64), ('num', 32)):
+        if isinstance(node.get(key), int):
+            node[key] = min(node[key], most)

@@ -46,7 +46,7 @@ def test_every_box_lies_inside_its_image_and_holds_its_object(tmp_path):
     assert content['annotations']
     for annotation in content['annotations']:
         x, y, w, h = annotation['bbox']
-        assert 0 <= x and 0 <= y and x + w <= 120 and y + h <= 80 and min(w, h) >= 5
+        assert min(x, y) >= 0 and x + w <= 120 and y + h <= 80 and min(w, h) >= 5
         assert annotation['area'] == w * h
         assert annotation['image_id'] in images
     for image in images.values():
