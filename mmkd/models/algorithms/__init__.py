@@ -1,3 +1,3 @@
 """Algorithms: one training step. Importing this package registers them."""
 
-from . import teacher_student  # noqa: F401
+from . import multi_scale_self_distill, self_teacher_distill, teacher_student  # noqa: F401

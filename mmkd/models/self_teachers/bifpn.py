@@ -127,7 +127,9 @@ class BiFPNLayer(nn.Module):
         """(N, c_i, H_i, W_i) -> (N, d_i, H_i, W_i), both before ReLU."""
         sizes = [tuple(feat.shape[-2:]) for feat in feats]
         second = [lateral(F.relu(feat)) for lateral, feat in zip(self.lateral2, feats[1:], strict=True)]
-        inputs = [lateral(F.relu(feat)) for lateral, feat in zip(self.lateral, feats, strict=True)] or list(feats)
+        inputs = list(feats)
+        if self.lateral:
+            inputs = [lateral(F.relu(feat)) for lateral, feat in zip(self.lateral, feats, strict=True)]
         tops = [inputs[-1]]
         for i in reversed(range(len(feats) - 1)):
             above = self.up[i](enlarged(F.relu(tops[0]), sizes[i], self.up_mode))
@@ -157,7 +159,8 @@ class BiFPNSelfTeacher(nn.Module):
     Args:
         in_channels: c_i of each level, finest first.
         width: d_i / c_i; without effect with `out_channels`.
-        out_channels: one number of channels for all levels (BiFPN); None for BiFPNc.
+        out_channels: one number of channels for all levels (BiFPN), `same` for that of the student's levels; None for
+            BiFPNc.
         depth: number of separable convolutions in each block.
         num_layers: number of BiFPN layers (the paper's repeat).
         norm: `BN`, `GN` or `SyncBN`.
@@ -166,7 +169,8 @@ class BiFPNSelfTeacher(nn.Module):
 
     Raises:
         TypeError: `in_channels` is not one number a level.
-        ValueError: a number below 1, fewer than two levels, or an unknown `norm` or `up_mode`.
+        ValueError: a number below 1, fewer than two levels, an unknown `norm` or `up_mode`, or `out_channels='same'`
+            where the levels differ.
     """
 
     def __init__(
@@ -174,7 +178,7 @@ class BiFPNSelfTeacher(nn.Module):
         *,
         in_channels: Sequence[int],
         width: int = 2,
-        out_channels: int | None = None,
+        out_channels: int | Literal['same'] | None = None,
         depth: int = 2,
         num_layers: int = 1,
         norm: Norm = 'BN',
@@ -182,6 +186,8 @@ class BiFPNSelfTeacher(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        if out_channels == 'same':
+            out_channels = _common(in_channels)
         _check(in_channels, up_mode, width=width, out_channels=out_channels, depth=depth, num_layers=num_layers)
         self.out_channels = tuple(out_channels or width * c for c in in_channels)
         options = dict(depth=depth, norm=norm, up_mode=up_mode, project=out_channels is None)
@@ -217,6 +223,12 @@ class BiFPNSelfTeacher(nn.Module):
         if self.fc is None:
             raise ValueError('classify needs num_classes, which this BiFPNSelfTeacher was built without.')
         return self.fc(refined[-1].mean((2, 3)))
+
+
+def _common(in_channels: Sequence[int]) -> int:
+    if not isinstance(in_channels, list | tuple) or len(set(in_channels)) != 1:
+        raise ValueError(f"out_channels='same' needs levels of equal channels, got in_channels={in_channels}.")
+    return in_channels[0]
 
 
 def _check(in_channels: Sequence[int], up_mode: str, **numbers: int | None) -> None:
