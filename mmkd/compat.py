@@ -113,7 +113,8 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
         return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r'GLOBAL \S+|getattr\(.*?\)', str(error))
-        reason = culprit.group() if culprit else str(error).strip().split('\n')[0]
+        # torch's own first line advises to execute the file.
+        reason = culprit.group() if culprit else 'no plain tensors'
         raise UnsafeCheckpointError(
             f'Checkpoint {file} is refused: it is damaged or wants to execute code ({reason}).'
         ) from error

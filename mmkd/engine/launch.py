@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmkd import compat
 from mmkd.datasets.data_root import move_data_root
 from mmkd.engine import preflight
+from mmkd.engine.explain import explain
 from mmkd.engine.student_config import is_distillation, student_config
 from mmkd.models.algorithms.model_config import find_config
 
@@ -24,8 +25,12 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
     """
     compat.enable_config_prefix()
     path = find_config(name)
-    cfg = Config.fromfile(str(path))
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a configuration is Python, so its mistakes are of every kind
+        raise ValueError(f'{path} is no valid configuration ({type(error).__name__}: {explain(error)}).') from error
     if options:
+        preflight.check_options(cfg, options)
         if 'data_root' in options:
             move_data_root(cfg, options['data_root'])
         cfg.merge_from_dict(options)
@@ -82,8 +87,8 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
-def train(cfg: Config) -> None:
-    """Check what can be checked before long work, then train.
+def train(cfg: Config) -> Runner:
+    """Check what can be checked before long work, then train; returns the runner behind it.
 
     Raises:
         mmkd.engine.preflight.PreflightError: the first mistakes found, all in one message.
@@ -91,7 +96,9 @@ def train(cfg: Config) -> None:
     compat.check_ops()
     compat.check_versions()
     preflight.check_training(cfg)
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
 
 
 def prepare_test(cfg: Config, checkpoint: str, *, work_dir: str | None, config_name: str, launcher: str) -> Config:

@@ -1,78 +1,84 @@
-"""Mistakes that can be found before any long work: paths, class names and counts, checkpoints, work directory.
+"""Mistakes that can be found before any long work, so that nothing is written for a run that cannot be.
 
 Everything is checked, and everything wrong is said at once.
 """
 
-import json
+import os
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
 
 from mmkd import compat
+from mmkd.engine.explain import explain
+from mmkd.engine.preflight_data import check_data, dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
-from mmkd.models.algorithms.model_config import load_model_source
+from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.teacher import CheckpointMismatchError, load_strictly
 from mmkd.models.apart import own_randomness
 from mmkd.models.distillers.wiring import nearest
 
 CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, CheckpointMismatchError)
+# Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.
+KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
+KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root')
+# Beyond these a number is a slip of the hand or an attack: the run would take all memory before any message.
+LIMITS = {
+    'num_classes': 100_000,
+    'channels': 65_536,
+    'embed_dims': 65_536,
+    'stacked_convs': 1_000,
+    'num_outs': 64,
+    'num_stages': 64,
+    'num_queries': 1_000_000,
+    'batch_size': 65_536,
+    'num_workers': 1_024,
+    'prefetch_factor': 1_024,
+    'scale': 65_536,
+    'pad_size_divisor': 65_536,
+}
 
 
 class PreflightError(ValueError):
     """A configuration that cannot be trained as it stands."""
 
 
-def _datasets(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
-    for name in ('train_dataloader', 'val_dataloader'):
-        loader = cfg.get(name)
-        pending = [loader.dataset] if loader else []
-        while pending:
-            dataset = pending.pop()
-            pending += [dataset.dataset] if 'dataset' in dataset else list(dataset.get('datasets', []))
-            if 'dataset' not in dataset and 'datasets' not in dataset:
-                yield name, dataset
+def check_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Refuse an override of a setting that nobody reads.
+
+    Raises:
+        ValueError: its first word is neither in the configuration nor known to the Runner.
+    """
+    known = {*KNOWN_KEYS, *signature(Runner.__init__).parameters, *cfg.keys()}
+    for key in options:
+        first = key.split('.')[0]
+        if first not in known:
+            raise ValueError(f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, known)}.')
 
 
-def check_data(cfg: Config) -> Iterator[str]:
-    """Data folders and annotation files that are not there, and class names that are not in the annotations."""
-    for name, dataset in _datasets(cfg):
-        root = Path(dataset.get('data_root') or '')
-        if dataset.get('data_root') and not root.is_dir():
-            yield f'{name}: the data folder {root} does not exist. Set data_root.'
-            continue
-        annotations = dataset.get('ann_file')
-        if not annotations:
-            continue
-        path = Path(annotations) if Path(annotations).is_absolute() else root / annotations
-        if not path.is_file():
-            yield f'{name}: the annotation file {path} does not exist.'
-        elif path.suffix == '.json':
-            yield from _check_categories(name, dataset, path)
+def _numbers(node: Any, path: str) -> Iterator[tuple[str, str, float]]:
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        here = f'{path}.{key}' if isinstance(node, dict) else f'{path}[{key}]'
+        if isinstance(value, dict | list | tuple):
+            yield from _numbers(value, here)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            name = here.rpartition('.')[2].split('[')[0]
+            yield here, name, value
 
 
-def _check_categories(name: str, dataset: ConfigDict, path: Path) -> Iterator[str]:
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        categories = [category['name'] for category in content['categories']]
-    except (ValueError, KeyError, TypeError) as error:
-        yield f'{name}: {path} is no COCO annotation file ({type(error).__name__}: {error}).'
-        return
-    for wanted in dataset_classes(dataset):
-        if wanted not in categories:
-            yield f'{name}: the class {wanted!r} is not in {path.name}; {nearest(wanted, categories)}.'
-
-
-def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
-    """Class names of a data set's configuration: its metainfo, or those of its type."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-        classes = getattr(cls, 'METAINFO', {}).get('classes', ())
-    return (classes,) if isinstance(classes, str) else tuple(classes)
+def check_sizes(cfg: Config) -> Iterator[str]:
+    """Numbers that no machine could serve."""
+    for part in ('model', 'train_dataloader', 'val_dataloader'):
+        for path, name, value in _numbers(cfg.get(part) or {}, part):
+            limit = LIMITS.get(name) or next((LIMITS[k] for k in ('channels',) if name.endswith(k)), None)
+            if limit is not None and value > limit:
+                yield f'{path} is {value}, more than {limit}: no machine can run that.'
 
 
 def _head_classes(model: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
@@ -90,11 +96,12 @@ def _head_classes(model: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
 def check_classes(cfg: Config) -> Iterator[str]:
     """A head of the student whose `num_classes` is not the data set's."""
     student = cfg.model.architecture if is_distillation(cfg) else cfg.model
-    for name, dataset in _datasets(cfg):
-        classes = dataset_classes(dataset)
-        for path, count in _head_classes(student):
-            if classes and name == 'train_dataloader' and count != len(classes):
-                yield f'{path}.num_classes is {count}, but the training set has {len(classes)} classes: {classes}.'
+    for name, dataset in datasets(cfg):
+        classes = dataset_classes(dataset) if name == 'train_dataloader' else ()
+        for path, count in _head_classes(student) if classes else ():
+            if count != len(classes):
+                shown = ', '.join(classes[:8]) + (', ...' if len(classes) > 8 else '')
+                yield f'{path}.num_classes is {count}, but the training set has {len(classes)} classes: {shown}.'
 
 
 def check_distiller(cfg: Config) -> Iterator[str]:
@@ -104,27 +111,6 @@ def check_distiller(cfg: Config) -> Iterator[str]:
             'The top-level distiller differs from model.distiller and has no effect; change model.distiller (on the '
             'command line: --cfg-options model.distiller....=).'
         )
-
-
-def check_teacher(cfg: Config) -> Iterator[str]:
-    """A teacher whose configuration or checkpoint is missing, damaged, hostile, or of another network."""
-    model = cfg.model
-    if not is_distillation(cfg) or 'teacher' not in model:
-        return
-    try:
-        source = load_model_source(model.teacher)
-        checkpoint = model.get('teacher_ckpt') or source.weights
-        if checkpoint is None:
-            yield f'No weights are published for the teacher {source.name}; give its own: model.teacher_ckpt=<path>.'
-            return
-        if checkpoint.startswith(('http://', 'https://')):
-            return  # downloaded and checked when training starts, before the first step
-        state = compat.load_checkpoint_file(str(compat.fetch_checkpoint(checkpoint)))
-        with own_randomness():
-            network = MODELS.build(source.model)
-        load_strictly(network, state, name=source.name, strict=model.get('teacher_strict', True))
-    except (*CHECKPOINT_ERRORS, ValueError, TypeError, KeyError) as error:
-        yield f'teacher: {error}'
 
 
 def check_load_from(cfg: Config) -> Iterator[str]:
@@ -149,14 +135,51 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
         yield f'The work directory {folder} already holds a run. Resume it with --resume, or choose another --work-dir.'
 
 
+def check_model(cfg: Config) -> Iterator[str]:
+    """A model that cannot be built or wired, or a teacher whose checkpoint is not its own."""
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    try:
+        with own_randomness():
+            built = MODELS.build(model)
+    except Exception as error:
+        if os.environ.get('MMKD_TRACEBACK') == '1':
+            raise
+        yield f'model: {explain(error)}'
+        return
+    teacher = getattr(built, '_teacher', None)
+    if getattr(built, 'inherit', ()):
+        try:
+            inherit_weights(built.architecture, teacher.model, built.inherit)
+        except ValueError as error:
+            yield f'model: {error}'
+    if teacher is None or teacher.loaded or '://' in str(teacher.checkpoint):
+        return  # published weights are downloaded and checked when training starts, before the first step
+    try:
+        state = compat.load_checkpoint_file(str(compat.fetch_checkpoint(teacher.checkpoint)))
+        load_strictly(
+            teacher.model, state, name=f'{teacher.source.name} from {teacher.checkpoint}', strict=teacher.strict
+        )
+    except CHECKPOINT_ERRORS as error:
+        yield f'teacher_ckpt: {error}'
+
+
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_work_dir,
     check_data,
     check_classes,
     check_distiller,
     check_load_from,
-    check_teacher,
 )
+
+
+def find_problems(cfg: Config) -> list[str]:
+    """Everything that is wrong with a configuration for training, one line each."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
+        sizes = list(check_sizes(cfg))
+        found = sizes + [problem for check in CHECKS for problem in check(cfg)]
+        return found if sizes else found + list(check_model(cfg))
 
 
 def check_training(cfg: Config) -> None:
@@ -165,7 +188,6 @@ def check_training(cfg: Config) -> None:
     Raises:
         PreflightError: one line for each mistake.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
-        found = [problem for check in CHECKS for problem in check(cfg)]
+    found = find_problems(cfg)
     if found:
         raise PreflightError('\n'.join(found))

@@ -1,0 +1,122 @@
+"""Mistakes in the data of a configuration: folders, annotation files, class names, paths that leave the folder."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+from mmkd.engine.explain import explain
+from mmkd.models.distillers.wiring import nearest
+
+MAX_NESTING = 2000
+
+
+def datasets(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
+    """Every data set that is read in training and validation, inside of its wrappers, with its loader's name."""
+    for name in ('train_dataloader', 'val_dataloader'):
+        loader = cfg.get(name)
+        pending = [loader.dataset] if loader else []
+        while pending:
+            dataset = pending.pop()
+            if 'dataset' in dataset or 'datasets' in dataset:
+                pending += [dataset.dataset] if 'dataset' in dataset else list(dataset.datasets)
+            else:
+                yield name, dataset
+
+
+def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
+    """Class names of a data set's configuration: its metainfo, or those of its type."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        classes = getattr(cls, 'METAINFO', {}).get('classes', ())
+    return (classes,) if isinstance(classes, str) else tuple(classes)
+
+
+def check_data(cfg: Config) -> Iterator[str]:
+    """Data folders and files that are not there or not what they should be, and class names not in annotations."""
+    for name, dataset in datasets(cfg):
+        root = Path(dataset.get('data_root') or '')
+        if dataset.get('data_root') and not root.is_dir():
+            yield f'{name}: the data folder {root} does not exist. Set data_root.'
+            continue
+        annotations = dataset.get('ann_file')
+        if not annotations or '://' in annotations:
+            continue
+        path = root / annotations
+        if not path.is_file():
+            options = [p.name for p in path.parent.glob(f'*{path.suffix}')] if path.parent.is_dir() else []
+            yield f'{name}: the annotation file {path} does not exist; {nearest(path.name, options)}.'
+        elif path.suffix == '.json':
+            yield from _check_coco(name, dataset, path, root)
+    yield from _check_evaluator(cfg)
+
+
+def _check_evaluator(cfg: Config) -> Iterator[str]:
+    metrics = cfg.get('val_evaluator') or []
+    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        path = metric.get('ann_file')
+        if path and '://' not in path and not Path(path).is_file():
+            yield f'val_evaluator: the annotation file {path} does not exist.'
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file that may come from anywhere.
+
+    Python's parser descends into nested lists by recursion: a small file of brackets would end the process.
+
+    Raises:
+        ValueError: no JSON, or nested deeper than `MAX_NESTING`.
+    """
+    data = path.read_bytes()
+    depth = 0
+    for start in range(0, len(data), 1 << 22):
+        block = np.frombuffer(data, np.uint8, min(1 << 22, len(data) - start), start)
+        step = np.isin(block, (ord('['), ord('{'))).astype(np.int32) - np.isin(block, (ord(']'), ord('}')))
+        levels = depth + np.cumsum(step)
+        if levels.max(initial=0) > MAX_NESTING:
+            raise ValueError(f'nested deeper than {MAX_NESTING} levels')
+        depth = int(levels[-1])
+    return json.loads(data)
+
+
+def _check_coco(name: str, dataset: ConfigDict, path: Path, root: Path) -> Iterator[str]:
+    try:
+        content = read_json(path)
+        categories = [category['name'] for category in content['categories']]
+        files = [image['file_name'] for image in content['images']]
+    except (ValueError, KeyError, TypeError) as error:
+        yield f'{name}: {path} is no COCO annotation file ({type(error).__name__}: {error}).'
+        return
+    try:
+        wanted = dataset_classes(dataset)
+    except KeyError as error:
+        yield f'{name}: {explain(error)}'
+        return
+    for one in wanted:
+        if one not in categories:
+            yield f'{name}: the class {one!r} is not in {path.name}; {nearest(one, categories)}.'
+    yield from _check_images(name, path, _image_folder(dataset, root), files)
+
+
+def _image_folder(dataset: ConfigDict, root: Path) -> Path:
+    prefix: Any = dataset.get('data_prefix') or {}
+    return root / (prefix.get('img') or prefix.get('img_path') or '')
+
+
+def _check_images(name: str, path: Path, folder: Path, files: list[str]) -> Iterator[str]:
+    """The annotation file may come from anywhere: it must not make the loader read outside the image folder."""
+    if not files:
+        yield f'{name}: {path} lists no image.'
+        return
+    inside = os.path.abspath(folder)
+    outside = [f for f in files if not os.path.abspath(os.path.join(inside, f)).startswith(inside + os.sep)]
+    if outside and str(folder) != '.':
+        yield f'{name}: {path.name} names {len(outside)} images outside the data folder {folder}, such as {outside[0]}.'
+    elif not (folder / files[0]).is_file():
+        yield f'{name}: the image {folder / files[0]} does not exist. Set data_prefix.img to the folder of the images.'
