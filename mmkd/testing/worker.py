@@ -87,9 +87,12 @@ class RunRecorder(Hook):
 
         Args:
             runner: Of MMEngine.
-            metrics: Of this epoch.
+            metrics: Of this epoch; `CocoMetric` gives none where nothing was detected, which scores 0.
+
+        Raises:
+            KeyError: Where there are metrics, but not the expected ones.
         """
-        point = {name: float((metrics or {})[key]) for key, name in self.metrics.items()}
+        point = {name: float(metrics[key]) if metrics else 0.0 for key, name in self.metrics.items()}
         self.curve.append({'epoch': runner.epoch, **point})
         self.write_progress(runner, runner.iter)
 

@@ -1,0 +1,158 @@
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmkd.testing.detection_data import detection_data
+from mmkd.testing.experiment import Experiment, ExperimentError, run_experiment, runs_of, unfair_runs
+from mmkd.testing.recipe import Schedule
+from mmkd.testing.toy_data import make_toy_data
+
+# Stands in for training: notes that it ran, and leaves a result. In a folder with the word that `FAIL` holds it fails.
+_WORKER = """
+import json, os, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+with open(os.environ['LOG'], 'a') as log:
+    log.write(folder.parent.name + '/' + folder.name + chr(10))
+if os.environ.get('FAIL') and os.environ['FAIL'] in str(folder):
+    print('the disk is full')
+    sys.exit(3)
+text = (folder / 'config.py').read_text()
+result = dict(metrics={'AP': 0.1, 'AP50': 0.2}, curve=[], train_seconds=1.0, wall_seconds=1.0, peak_memory_mb=1,
+              parameters=1, initial_sha256='a', batches_sha256='b', checkpoint=str(folder / 'epoch_1.pth'),
+              threads=1, finished='now')
+(folder / 'result.json').write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    data = detection_data(make_toy_data(tmp_path / 'toy', train=2, val=1, size=(64, 48)))
+    student, teacher = dict(type='Student'), dict(type='Teacher')  # never built: the worker is a stand-in
+    return Experiment(data, student, teacher, ('plain', 'ssim'), (3,), Schedule(epochs=1, scale=(64, 48)))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    script, log = tmp_path / 'worker.py', tmp_path / 'log'
+    script.write_text(_WORKER)
+    monkeypatch.setenv('LOG', str(log))
+
+    def start(experiment, **options):
+        log.unlink(missing_ok=True)
+        worker = (sys.executable, str(script))
+        runs = run_experiment(experiment, tmp_path / 'work', poll_seconds=0.01, worker=worker, **options)
+        return runs, log.read_text().split() if log.exists() else []
+
+    return start
+
+
+def test_every_arm_is_trained_once_a_seed_and_the_teacher_once(experiment, run):
+    runs, started = run(dataclasses.replace(experiment, seeds=(3, 4)))
+    assert started == ['work/teacher', 'plain/seed3', 'ssim/seed3', 'plain/seed4', 'ssim/seed4']
+    assert all(one.result for one in runs)
+
+
+def test_distilled_arms_wait_for_the_teacher(experiment, run):
+    _, started = run(experiment, jobs=3)
+    assert started[-1] == 'ssim/seed3'
+    assert len(started) == 3
+
+
+def test_finished_runs_are_kept_when_called_again(experiment, run):
+    run(experiment)
+    _, started = run(experiment)
+    assert started == []
+
+
+def test_arms_and_seeds_can_be_added_later(experiment, run):
+    run(experiment)
+    more = dataclasses.replace(experiment, methods=('plain', 'l2'), seeds=(3, 5))
+    _, started = run(more)
+    assert started == ['l2/seed3', 'plain/seed5', 'l2/seed5']
+
+
+def test_a_failed_run_says_where_and_the_next_call_goes_on(experiment, run, monkeypatch):
+    monkeypatch.setenv('FAIL', 'ssim')
+    with pytest.raises(
+        ExperimentError, match=r'(?s)ssim, seed 3, ended with exit code 3.*train\.log.*the disk is full'
+    ):
+        run(experiment)
+    monkeypatch.delenv('FAIL')
+    _, started = run(experiment)
+    assert started == ['ssim/seed3']
+
+
+def test_an_interrupted_run_starts_from_its_beginning(experiment, run, tmp_path):
+    run(experiment)
+    folder = tmp_path / 'work' / 'ssim' / 'seed3'
+    (folder / 'result.json').unlink()
+    (folder / 'epoch_7.pth').write_text('half')
+    _, started = run(experiment)
+    assert started == ['ssim/seed3']
+    assert not (folder / 'epoch_7.pth').exists()
+
+
+def test_another_experiment_is_refused_and_nothing_is_changed(experiment, run, tmp_path):
+    run(experiment)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'work').rglob('*')}
+    other = dataclasses.replace(experiment, schedule=Schedule(epochs=2, scale=(64, 48)))
+    with pytest.raises(ExperimentError, match='holds another experiment: it differs in schedule'):
+        run(other)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'work').rglob('*')} == before
+
+
+def test_changed_annotations_are_another_experiment(experiment, run):
+    run(experiment)
+    file = Path(experiment.data.val['ann_file'])
+    file.write_text(file.read_text() + ' ')
+    with pytest.raises(ExperimentError, match='differs in annotations'):
+        run(experiment)
+
+
+def test_a_folder_with_something_else_is_refused(experiment, run, tmp_path):
+    (tmp_path / 'work').mkdir()
+    (tmp_path / 'work' / 'thesis.tex').write_text('mine')
+    with pytest.raises(ExperimentError, match='is not empty and holds no experiment'):
+        run(experiment)
+
+
+def test_within_a_seed_configs_differ_in_the_model_alone(experiment, run, tmp_path):
+    run(experiment)
+    work = tmp_path / 'work'
+    plain, ssim = (Config.fromfile(work / arm / 'seed3' / 'config.py').to_dict() for arm in ('plain', 'ssim'))
+    assert ssim.pop('model')['architecture'] == plain.pop('model')
+    assert plain == ssim
+    assert plain['randomness']['seed'] == 3
+
+
+def test_seeds_differ_in_the_seed_alone(experiment, run, tmp_path):
+    run(dataclasses.replace(experiment, methods=('plain',), seeds=(3, 4)))
+    first, second = (Config.fromfile(tmp_path / f'work/plain/seed{s}/config.py').to_dict() for s in (3, 4))
+    assert first.pop('randomness') != second.pop('randomness')
+    assert first == second
+
+
+def test_the_distilled_arm_learns_from_the_trained_teacher(experiment, run, tmp_path):
+    runs, _ = run(experiment)
+    cfg = Config.fromfile(tmp_path / 'work/ssim/seed3/config.py')
+    assert cfg.model.teacher_ckpt == runs[0].result['checkpoint']
+    assert Config.fromfile(cfg.model.teacher).model.type == 'Teacher'
+
+
+def test_other_batches_or_another_start_are_noticed(experiment, tmp_path):
+    runs = runs_of(dataclasses.replace(experiment, seeds=(3, 4)), tmp_path / 'work')
+    for one in runs:
+        one.folder.mkdir(parents=True)
+        digests = {'initial_sha256': f's{one.seed}', 'batches_sha256': f'b{one.seed}'}
+        (one.folder / 'result.json').write_text(json.dumps(digests))
+    assert unfair_runs(runs) == []
+    (runs[2].folder / 'result.json').write_text(json.dumps({'initial_sha256': 's3', 'batches_sha256': 'x'}))
+    (runs[4].folder / 'result.json').write_text(json.dumps({'initial_sha256': 'x', 'batches_sha256': 'b4'}))
+    assert unfair_runs(runs) == [
+        'ssim, seed 3: other batches than plain',
+        'ssim, seed 4: other initial student than plain',
+    ]

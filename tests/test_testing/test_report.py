@@ -1,0 +1,87 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mmkd.testing.report import main, markdown, print_table, summarise, table_rows, write_section
+
+
+def _row(arm, seed, ap):
+    return {'arm': arm, 'seed': seed, 'metrics': {'AP': ap}, 'train_seconds': 10.0, 'peak_memory_mb': 500}
+
+
+@pytest.fixture
+def results():
+    rows = [_row('teacher', 0, 0.5)]
+    rows += [_row('plain', seed, 0.30 + 0.02 * seed) for seed in range(3)]
+    rows += [_row('ssim', seed, 0.31 + 0.02 * seed) for seed in range(3)]
+    costs = {arm: {'parameters': 1_090_000, 'gflops': 0.23, 'ms': 12.0} for arm in ('teacher', 'plain', 'ssim')}
+    setting = dict(data='cells', train_images=205, val_images=87, scale=[320, 240], epochs=12, batch=4, lr=0.002)
+    setting |= dict(teacher_lr=0.001, teacher_epochs=12, seeds=[0, 1, 2], metrics=['AP'], percent=100.0)
+    setting |= dict(hardware='2 CPU cores', threads=1, date='2026-11-21', command='quickstart --data cells')
+    return {'setting': setting, 'arms': summarise(rows, ['AP'], costs), 'unfair': [], 'runs': rows}
+
+
+def test_the_difference_is_paired_by_seed(results):
+    difference = results['arms']['ssim']['AP - plain']
+    assert difference['mean'] == pytest.approx(0.01)
+    assert difference['low'] == pytest.approx(0.01) and difference['high'] == pytest.approx(0.01)
+    assert results['arms']['ssim']['AP']['high'] - results['arms']['ssim']['AP']['low'] > 0.05
+
+
+def test_teacher_and_plain_have_no_difference_to_plain(results):
+    assert 'AP - plain' not in results['arms']['plain']
+    heads, body = table_rows(results)
+    assert [row[heads.index('AP - plain')] for row in body] == ['-', '-', '+1.0 ± 0.0']
+
+
+def test_scores_that_are_percentages_are_not_multiplied_again(results):
+    results['setting']['percent'] = 1.0
+    heads, body = table_rows(results)
+    assert body[0][heads.index('AP')] == '0.5'
+
+
+def test_the_page_says_data_schedule_seeds_hardware_and_date(results):
+    text = markdown(results)
+    for part in ('cells', '205 training and 87 validation', '12 epochs', 'Seeds 0, 1, 2', '2 CPU cores', '2026-11-21'):
+        assert part in text
+    assert '`quickstart --data cells`' in text
+
+
+def test_an_unfair_pair_is_said_in_every_output(results):
+    results['unfair'] = ['ssim, seed 1: other batches than plain']
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_table(results, console)
+    assert 'other batches than plain' in markdown(results)
+    assert 'other batches than plain' in console.export_text()
+
+
+def test_one_seed_is_called_one_seed(results):
+    results['setting']['seeds'] = [0]
+    assert 'a single run proves little' in markdown(results)
+
+
+def test_a_section_replaces_itself_and_leaves_the_rest(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('# Results\n\nby hand\n')
+    write_section(page, 'cells', 'old')
+    write_section(page, 'shapes', 'other')
+    write_section(page, 'cells', 'new')
+    assert page.read_text() == (
+        '# Results\n\nby hand\n\n<!-- cells -->\nnew\n<!-- /cells -->\n\n<!-- shapes -->\nother\n<!-- /shapes -->\n'
+    )
+
+
+def test_a_page_with_half_a_section_is_refused(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('<!-- cells -->\n')
+    with pytest.raises(ValueError, match='only one of'):
+        write_section(page, 'cells', 'text')
+
+
+def test_the_command_line_writes_page_and_json(tmp_path, results):
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    main([str(tmp_path), '--page', str(tmp_path / 'docs' / 'page.md'), '--json', str(tmp_path / 'docs' / 'copy.json')])
+    assert '| ssim | 3 |' in (tmp_path / 'docs' / 'page.md').read_text()
+    assert json.loads((tmp_path / 'docs' / 'copy.json').read_text()) == results
