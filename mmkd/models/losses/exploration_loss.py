@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from mmkd.models.losses.base import check_pair
 from mmkd.models.losses.checks import at_least_float32, check_weight, refuse_unused
-from mmkd.models.losses.reconstruction import relative_error, unpack_coded
+from mmkd.models.losses.reconstruction import unpack_coded
+from mmkd.models.losses.relative import relative_error
 from mmkd.registry import MODELS
 
 
@@ -21,7 +22,7 @@ from mmkd.registry import MODELS
 class ExplorationLoss(nn.Module):
     """Factor distances of `ExplorationCoder` and `FactorAutoEncoder`, and error of the teacher's reconstruction.
 
-    `inherit_weight * d(f_t, f_I) - explore_weight * d(f_t, f_E) + reconstruction_weight * ||rec - F_t||^2 / ||F_t||^2`
+    `inherit_weight * d(f_t, f_I) - explore_weight * d(f_t, f_E) + reconstruction_weight * relative_error(rec, F_t)`
     with `d(x, y) = mean |x / ||x|| - y / ||y|||` over the D entries of an image; Huang et al. 2021 (IE-KD)
     (https://arxiv.org/abs/2107.00181). `d <= 2 / sqrt(D)`: it shrinks with the map, so that its default form here is
     `sqrt(D) d`, in [0, 2]; the loss is therefore >= -2 `loss_weight * explore_weight`.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.models.losses.checks import at_least_float32, check_weight, refuse_unused
+from mmkd.models.losses.relative import larger_energy
 from mmkd.registry import MODELS
 
 
@@ -22,13 +23,13 @@ class FeatureAlignmentLoss(nn.Module):
     feature distribution closer to the teacher's' (Yao et al. 2025, https://doi.org/10.32604/cmc.2025.060609, abstract
     only).
 
-    Magnitudes of features differ between models by orders; `relative` divides an image's terms by the mean square of the
-    teacher's map, so that a weight can be carried from one pair to another.
+    Magnitudes of features differ between models by orders; `relative` divides an image's terms by
+    `larger_energy`, so that a weight can be carried from one pair to another and the first term is at most 4.
 
     Args:
         distance_weight: scale of the first term, >= 0.
         statistics_weight: scale of the second term, >= 0.
-        relative: divide by the teacher's mean square of each image; False is plain, as NORM.
+        relative: divide by the larger mean square of each image; False is plain, as NORM.
         loss_weight: scale of both, >= 0.
 
     Raises:
@@ -87,7 +88,7 @@ class FeatureAlignmentLoss(nn.Module):
             if self.statistics_weight:
                 loss = loss + self.statistics_weight * _statistics_difference(student, teacher)
             if self.relative:
-                loss = loss / (teacher.square().mean((1, 2, 3, 4)) + 1e-6)
+                loss = loss / larger_energy(student, teacher)
             return self.loss_weight * segments * loss.mean()
 
 

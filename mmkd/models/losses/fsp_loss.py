@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.functional.relation import fsp_matrix
 from mmkd.models.losses.checks import check_weight, refuse_unused
+from mmkd.models.losses.relative import larger_energy
 from mmkd.registry import MODELS
 
 
@@ -24,8 +25,8 @@ class FSPLoss(nn.Module):
     of the two sides may differ, their channels may not: a 1x1 connector brings them together.
 
     Args:
-        relative: divide each pair's value by the mean square of the teacher's matrix of that image. Without, the loss
-            grows with the fourth power of the feature's scale; False is as the paper.
+        relative: divide each pair's value by `larger_energy` of the two matrices of that image. Without, the loss grows
+            with the fourth power of the feature's scale; False is as the paper.
         loss_weight: scale of the loss, >= 0.
 
     Raises:
@@ -81,7 +82,7 @@ class FSPLoss(nn.Module):
         """Two (N, C1, C2) matrices -> scalar."""
         difference = (student - teacher).square().mean((1, 2))
         if self.relative:
-            difference = difference / (teacher.square().mean((1, 2)) + 1e-6)
+            difference = difference / larger_energy(student, teacher)
         return difference.mean()
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.models.losses.checks import at_least_float32, check_weight, refuse_unused
-from mmkd.models.losses.reconstruction import relative_error, unpack_coded
+from mmkd.models.losses.reconstruction import unpack_coded
+from mmkd.models.losses.relative import relative_error
 from mmkd.registry import MODELS
 
 
@@ -17,7 +18,7 @@ from mmkd.registry import MODELS
 class GuidanceLoss(nn.Module):
     """Distance of the two codes of `IntermediateGuidance`, and error of the teacher's reconstruction.
 
-    `mean (u(code_s) - u(code_t))^2 + reconstruction_weight * ||rec - F_t||^2 / ||F_t||^2`, `u` divides an image's code
+    `mean (u(code_s) - u(code_t))^2 + reconstruction_weight * relative_error(rec, F_t)`, `u` divides an image's code
     by the root of its mean square, so that the first term lies in [0, 4] and cannot be lowered by shrinking the code.
     Not published; this project's choice, see `IntermediateGuidance`. The first term trains the student and its code,
     the second one only the transition network.

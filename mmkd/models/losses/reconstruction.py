@@ -1,4 +1,4 @@
-"""The term that keeps a trained code of the teacher informative.
+"""What an auto-encoding connector on the teacher's side gives.
 
 Shapes: `N` images, `B, C` channels of code and feature, `H, W` cells.
 """
@@ -36,9 +36,3 @@ def unpack_coded(preds_T: Sequence[Tensor], code_shape: Sequence[int]) -> tuple[
             f'feature are {tuple(reconstruction.shape)} and {tuple(feature.shape)}: each two must be equal.'
         )
     return at_least_float32(code.detach()), at_least_float32(reconstruction), at_least_float32(feature.detach())
-
-
-def relative_error(reconstruction: Tensor, feature: Tensor) -> Tensor:
-    """Mean over the images of `||reconstruction - feature||^2 / ||feature||^2`; free of the feature's scale."""
-    error = (reconstruction - feature).flatten(1).square().mean(1)
-    return (error / (feature.flatten(1).square().mean(1) + 1e-6)).mean()

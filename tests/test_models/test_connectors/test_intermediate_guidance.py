@@ -35,7 +35,9 @@ def naive(code_s: Tensor, code_t: Tensor, reconstruction: Tensor, feature: Tenso
         s, t = ([v / (sum(u * u for u in code) / len(code)) ** 0.5 for v in code] for code in (s, t))
         total += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(s)
         r, f = reconstruction[n].flatten().tolist(), feature[n].flatten().tolist()
-        total += 3 * sum((a - b) ** 2 for a, b in zip(r, f, strict=True)) / sum(b * b for b in f)
+        total += (
+            3 * sum((a - b) ** 2 for a, b in zip(r, f, strict=True)) / max(sum(v * v for v in part) for part in (r, f))
+        )
     return total / len(code_s)
 
 

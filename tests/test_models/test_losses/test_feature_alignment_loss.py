@@ -41,9 +41,11 @@ def test_relative_value_is_free_of_the_features_scale_image_by_image() -> None:
     scale = torch.tensor([10.0, 100.0]).reshape(2, 1, 1, 1)
     relative = FeatureAlignmentLoss(statistics_weight=0.0, relative=True)
     torch.testing.assert_close(
-        relative(scale * student, scale * teacher), relative(student, teacher), rtol=1e-4, atol=0
+        relative(scale * student, scale * teacher), relative(student, teacher), rtol=1e-9, atol=0
     )
-    assert relative(torch.zeros_like(teacher), teacher).item() == pytest.approx(1, rel=1e-4)
+    assert relative(torch.zeros_like(teacher), teacher).item() == pytest.approx(1)
+    assert relative(-teacher, teacher).item() == pytest.approx(4)
+    assert relative(1e6 * student, teacher).item() == pytest.approx(1, rel=1e-4)
 
 
 def test_distance_alone_equals_mse() -> None:
