@@ -1,5 +1,7 @@
 """What the packages contain, and that an installed one works without the checkout."""
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
@@ -145,6 +147,44 @@ def test_no_constraint_contradicts_a_pinned_requirement() -> None:
         for item in requirement_lines(path.stem):
             for pin in re.findall(r'==([\w.]+)', str(item.specifier)):
                 assert pin in limits.get(item.name, item.specifier), f'{path.name}: {item}'
+
+
+def imported_modules(*folders: str) -> set[str]:
+    """Top-level names of all modules that the Python files below the folders import."""
+    names: set[str] = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split('.')[0])
+    return names
+
+
+def with_dependencies(names: set[str]) -> set[str]:
+    """Installed distributions of these names and all that they require, in lower case with hyphens."""
+    found: set[str] = set()
+    waiting = {re.sub(r'[-_.]+', '-', name).lower() for name in names}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        needed = [Requirement(line) for line in lines]
+        always = {item.name for item in needed if not item.marker or item.marker.evaluate({'extra': ''})}
+        waiting |= {re.sub(r'[-_.]+', '-', item).lower() for item in always} - found
+    return found
+
+
+def test_every_import_is_in_the_requirements() -> None:
+    files = [path.stem for path in (ROOT / 'requirements').glob('*.txt')]
+    required = with_dependencies({item.name for name in files for item in requirement_lines(name)})
+    sources = importlib.metadata.packages_distributions()
+    for module in imported_modules('mmkd', 'tools', 'tests') - {'mmkd', 'setuptools'}:
+        given = {re.sub(r'[-_.]+', '-', name).lower() for name in sources.get(module, [])}
+        assert not given or given & required, f'{module} comes from {given}, which no file in requirements/ names'
 
 
 def test_version_is_the_same_everywhere() -> None:
