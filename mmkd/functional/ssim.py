@@ -146,17 +146,20 @@ def plain_ssim_map(x: Tensor, y: Tensor, data_range: float, options: SSIMOptions
     size = fitting_window(options.window_size, *x.shape[2:], options.padding)
     window = gaussian_window(size, options.sigma, x)
     c1, c2 = (options.k1 * data_range) ** 2, (options.k2 * data_range) ** 2
-    mean_x, mean_y, square_x, square_y, product = blur(
-        torch.cat((x, y, x * x, y * y, x * y)), window, options.padding
-    ).chunk(5)
-    var_x, var_y, covariance = square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    # one blur after the other: a stack of all maps is so large that its memory is asked from the system every time
+    mean_x, mean_y = (blur(value, window, options.padding) for value in (x, y))
+    means, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    covariance = blur(x * y, window, options.padding) - means
+    luminance = (2 * means + c1) / (squares + c1)
     a, b, g = options.exponents
     if b == g:
-        return power(luminance, a) * power((2 * covariance + c2) / (var_x + var_y + c2), b)
+        variances = blur(x * x + y * y, window, options.padding) - squares
+        return power(luminance, a) * power((2 * covariance + c2) / (variances + c2), b)
+    var_x = (blur(x * x, window, options.padding) - mean_x * mean_x).clamp(min=0)
+    var_y = (blur(y * y, window, options.padding) - mean_y * mean_y).clamp(min=0)
     tiny = 1e-12 * data_range**2
-    deviations = torch.sqrt(var_x.clamp(min=0) + tiny) * torch.sqrt(var_y.clamp(min=0) + tiny)
-    contrast = (2 * deviations + c2) / (var_x.clamp(min=0) + var_y.clamp(min=0) + c2)
+    deviations = torch.sqrt(var_x + tiny) * torch.sqrt(var_y + tiny)
+    contrast = (2 * deviations + c2) / (var_x + var_y + c2)
     structure = (covariance + c2 / 2) / (deviations + c2 / 2)
     return power(luminance, a) * power(contrast, b) * power(structure, g)
 
