@@ -1,6 +1,7 @@
 """Evaluate KITTI result files: 2D AP at easy, moderate and hard, R40 and R11, as the official evaluation."""
 
 import argparse
+import gc
 import sys
 import warnings
 from pathlib import Path
@@ -38,6 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Prints the table; a rule that the files break ends the program with status 1 and one line."""
     args = parse_args()
+    gc.disable()  # a million short-lived words, no cycles: saves a fifth of the time
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     try:
         result = evaluate_folders(

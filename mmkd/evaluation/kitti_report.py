@@ -93,7 +93,7 @@ def format_table(result: Mapping[str, Mapping[str, list]]) -> str:
     lines = [head + f'{"boxes (e/m/h)":>22s}']
     for name, scores in {**result, 'mean': mean_ap(result)}.items():
         cells = ''.join(f'{value:14.4f}' for value in (*scores['R40'], *scores['R11']))
-        lines.append(f'{name:12s}{cells}{"/".join(map(str, scores.get("num_gt", []))):>22s}')
+        lines.append(f'{name:12s}{cells}{"/".join(map(str, scores.get("num_gt", []))):>22s}'.rstrip())
     few = [name for name, scores in result.items() if 0 < min(scores['num_gt']) < 41]
     if few:
         lines.append(f'fewer than 41 boxes cap the AP below 100: {", ".join(few)}')
