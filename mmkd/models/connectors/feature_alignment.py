@@ -66,11 +66,12 @@ class FeatureAlignment(nn.Module):
             and that each is twice as coarse as the one before it.
         out_strides: the same of the teacher.
         mode: which reading.
-        reach: octaves of stride between which levels are matched; only for 'levels'.
+        reach: octaves of stride between which levels are matched; only for 'levels'. A teacher level that no student
+            level reaches takes the nearest one.
         num_segments: n; only for 'segments'.
 
     Raises:
-        ValueError: unknown mode, lengths that do not fit, or a teacher level that no student level reaches.
+        ValueError: unknown mode, or numbers of channels and strides that do not fit.
     """
 
     def __init__(
@@ -95,15 +96,7 @@ class FeatureAlignment(nn.Module):
         self.strides_s, self.strides_t = strides_s, strides_t
         self.num_segments = num_segments if mode == 'segments' else 1
         reach = reach if mode == 'levels' else 0
-        self.sources = [
-            [i for i, s in enumerate(strides_s) if abs(math.log2(s / t)) <= reach + 1e-6] for t in strides_t
-        ]
-        for stride, sources in zip(strides_t, self.sources, strict=True):
-            if not sources:
-                raise ValueError(
-                    f'No student level (strides {strides_s}) reaches the teacher level of stride {stride} '
-                    f'within {reach} octaves.'
-                )
+        self.sources = [_within_reach(strides_s, stride, reach) for stride in strides_t]
         self.fusions = nn.ModuleList(
             _Fusion([channels_s[i] for i in sources], self.num_segments * channels)
             for sources, channels in zip(self.sources, channels_t, strict=True)
@@ -148,6 +141,13 @@ class FeatureAlignment(nn.Module):
 
 def _as_tuple(value: Ints) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _within_reach(strides: Sequence[int], stride: int, reach: int) -> list[int]:
+    """Indices of the strides at most `reach` octaves from `stride`, or of the nearest one."""
+    octaves = [abs(math.log2(own / stride)) for own in strides]
+    limit = max(reach, min(octaves)) + 1e-6
+    return [i for i, distance in enumerate(octaves) if distance <= limit]
 
 
 def _strides(strides: Ints | None, levels: int) -> tuple[int, ...]:
