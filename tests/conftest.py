@@ -9,6 +9,8 @@ import torch
 import mmkd.compat  # noqa: F401  (makes mmrazor importable, before any test module imports it)
 from mmkd.testing.data import shared_data
 
+torch.set_num_threads(1)  # several workers share the cores; more threads only wait for each other
+
 
 @pytest.fixture(autouse=True)
 def mmdet_scope() -> Iterator[None]:

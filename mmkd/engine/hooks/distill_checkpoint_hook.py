@@ -35,6 +35,7 @@ class DistillCheckpointHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
+        self._student_text = ''
         self._rng: list[dict] | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_val: dict[str, Any] | None = None
@@ -46,7 +47,8 @@ class DistillCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Write the student's configuration, keep idle connectors from decaying, restore the random state."""
         if is_main_process():
-            student_config(runner.cfg).dump(str(Path(runner.work_dir) / 'student.py'))
+            self._student_text = student_config(runner.cfg).pretty_text
+            (Path(runner.work_dir) / 'student.py').write_text(self._student_text, encoding='utf-8')
         self._spare_idle(runner)
         if self._resumed is not None:
             set_random_state(self._resumed['rng'][runner.rank])
@@ -92,7 +94,7 @@ class DistillCheckpointHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs, and the student's own configuration."""
         model = self._model(runner)
-        checkpoint['meta']['cfg'] = student_config(runner.cfg).pretty_text
+        checkpoint['meta']['cfg'] = self._student_text or student_config(runner.cfg).pretty_text
         states = {name: module.saved_state() for name, module in model.apart_modules().items()}
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):

@@ -16,15 +16,26 @@ def ssim(weight: float = 1.0) -> dict:
     return dict(type='mmkd.SSIMLoss', data_range=1.0, loss_weight=weight)
 
 
+def adapted(distiller: dict) -> dict:
+    """The distiller with a 1x1 connector on every level of the student."""
+    distiller['connectors'] = dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector')))
+    distiller['loss_forward_mappings']['loss_feat']['preds_S']['connector'] = 'adapt'
+    return distiller
+
+
+OFF = {
+    'by its weight': neck_distiller(ssim(0.0)),
+    'by its schedule': adapted(neck_distiller(ssim(), schedules=dict(loss_feat=dict(begin=100)))),
+}
+
+
+@pytest.mark.parametrize('off', OFF)
 @pytest.mark.parametrize('family', FAMILIES)
-def test_weight_zero_is_plain_mmdetection_to_the_last_bit(family, train_steps):
+def test_weight_zero_is_plain_mmdetection_to_the_last_bit(family, off, train_steps):
     torch.manual_seed(0)
     plain = MODELS.build(small(family))
     plain_losses, plain_grads = train_steps(plain)
-    connectors = dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector')))
-    distiller = neck_distiller(ssim(0.0), connectors=connectors)
-    distiller['loss_forward_mappings']['loss_feat']['preds_S']['connector'] = 'adapt'
-    distilled = build_algorithm(family, distiller)
+    distilled = build_algorithm(family, copy.deepcopy(OFF[off]))
     losses, grads = train_steps(distilled)
     assert losses == plain_losses
     assert all(torch.equal(grads[name], grad) for name, grad in plain_grads.items())
@@ -60,9 +71,7 @@ def test_training_leaves_the_whole_state_of_the_teacher_unchanged(family, train_
 
 
 def test_the_distillation_reaches_the_student_and_its_connectors():
-    connectors = dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector')))
-    distiller = neck_distiller(ssim(), connectors=connectors)
-    distiller['loss_forward_mappings']['loss_feat']['preds_S']['connector'] = 'adapt'
+    distiller = adapted(neck_distiller(ssim()))
     model = build_algorithm('retinanet', distiller, build_teacher('retinanet', channels=24))
     model.init_weights()
     losses = losses_of(model, batch())
@@ -128,14 +137,13 @@ def test_the_teacher_is_idle_while_every_weight_is_zero():
 
 
 def test_a_loss_that_is_off_keeps_its_connectors_in_the_graph():
-    connectors = dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector')))
-    distiller = neck_distiller(ssim(0.0), connectors=connectors)
-    distiller['loss_forward_mappings']['loss_feat']['preds_S']['connector'] = 'adapt'
+    distiller = copy.deepcopy(OFF['by its schedule'])
     model = build_algorithm('retinanet', distiller)
     model.init_weights()
     total, _ = model.parse_losses(losses_of(model, batch()))
     total.backward()
-    assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith('distiller.'))
+    connectors = [p for n, p in model.named_parameters() if n.startswith('distiller.')]
+    assert connectors and all(p.grad is not None and not p.grad.any() for p in connectors)
     assert {id(p) for p in model.distiller.idle_parameters()} == {id(p) for p in model.distiller.parameters()}
 
 
@@ -164,9 +172,7 @@ def test_a_plain_students_checkpoint_loads_strictly():
 
 
 def test_what_is_saved_apart_comes_back():
-    connectors = dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector')))
-    distiller = neck_distiller(ssim(), connectors=connectors)
-    distiller['loss_forward_mappings']['loss_feat']['preds_S']['connector'] = 'adapt'
+    distiller = adapted(neck_distiller(ssim()))
     model = build_algorithm('retinanet', distiller)
     state = model.distiller.saved_state()
     assert state and not any('distiller' in name for name in model.state_dict())

@@ -1,0 +1,238 @@
+"""Whole runs through MMEngine's Runner: checkpoints, resuming, EMA, hooks, optimisers, mixed precision."""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.apis import init_detector
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+from mmkd import compat
+from mmkd.engine.hooks.distill_checkpoint_hook import ResumeError
+from mmkd.engine.hooks.teacher_check_hook import UselessTeacherError
+from mmkd.engine.student_config import student_config
+
+from .conftest import ssim_distiller
+
+
+def load(path: Path) -> dict:
+    return compat.load_checkpoint_file(path)
+
+
+def equal(left: object, right: object) -> bool:
+    """Equality of nested containers of tensors and numbers, to the last bit."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right or (left != left and right != right)
+
+
+def test_the_checkpoint_is_a_plain_students(distill_config, run, tmp_path):
+    run(distill_config(epochs=1), tmp_path / 'run')
+    path = tmp_path / 'run' / 'epoch_1.pth'
+    checkpoint = load(path)
+    plain = Config.fromstring(checkpoint['meta']['cfg'], '.py')
+    assert plain.model.type == 'RetinaNet'
+    assert 'mmkd' not in checkpoint['meta']['cfg']
+    model = MODELS.build(copy.deepcopy(plain.model))
+    assert set(checkpoint['state_dict']) == set(model.state_dict())
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert set(checkpoint['mmkd']) == {'version', 'distiller', 'rng', 'world_size', 'teacher'}
+    assert len(checkpoint['mmkd']['teacher']['sha256']) == 64
+    detector = init_detector(str(tmp_path / 'run' / 'student.py'), str(path), device='cpu')
+    assert type(detector).__name__ == 'RetinaNet'
+    loaded = detector.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in checkpoint['state_dict'].items())
+
+
+def interrupted(cfg: Config, run, folder: Path, *, keep: str) -> tuple[dict, dict]:
+    """Last checkpoints of a whole run and of one resumed from `keep`."""
+    run(copy.deepcopy(cfg), folder / 'whole')
+    (folder / 'resumed').mkdir()
+    shutil.copy(folder / 'whole' / keep, folder / 'resumed' / keep)
+    (folder / 'resumed' / 'last_checkpoint').write_text(str(folder / 'resumed' / keep))
+    torch.manual_seed(12345)
+    run(copy.deepcopy(cfg), folder / 'resumed', resume='auto')
+    last = max((folder / 'whole').glob('*.pth'), key=lambda p: p.stat().st_mtime).name
+    return load(folder / 'whole' / last), load(folder / 'resumed' / last)
+
+
+STATES = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'mmkd')
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'faster-rcnn'])
+def test_resuming_ends_as_the_uninterrupted_run_to_the_last_bit(distill_config, run, tmp_path, family):
+    """EMA, connectors, schedules and random sampling included; a ramp makes the weight differ from epoch to epoch."""
+    schedules = dict(loss_ssim=dict(begin=0, end=3, ramp='linear'))
+    cfg = distill_config(family, ssim_distiller(schedules=schedules), epochs=3)
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+    whole, resumed = interrupted(cfg, run, tmp_path, keep='epoch_1.pth')
+    for name in STATES:
+        assert equal(whole[name], resumed[name]), name
+
+
+def test_resuming_inside_an_epoch_works_with_the_iteration_loop(distill_config, run, tmp_path):
+    cfg = distill_config()
+    cfg.train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=100)
+    cfg.train_cfg.pop('_delete_', None)
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=3, by_epoch=False)
+    cfg.log_processor.by_epoch = False
+    whole, resumed = interrupted(cfg, run, tmp_path, keep='iter_3.pth')
+    assert equal(whole['state_dict'], resumed['state_dict'])
+
+
+def test_resuming_inside_an_epoch_is_refused_with_the_epoch_loop(distill_config, run, tmp_path):
+    cfg = distill_config(epochs=1)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=3, by_epoch=False)
+    run(copy.deepcopy(cfg), tmp_path / 'run')
+    with pytest.raises(ResumeError, match='written inside an epoch'):
+        run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(tmp_path / 'run' / 'iter_3.pth'))
+
+
+def test_resuming_with_another_teacher_is_refused(distill_config, run, tmp_path):
+    cfg = distill_config()
+    run(copy.deepcopy(cfg), tmp_path / 'run')
+    state = load(cfg.model.teacher_ckpt)['state_dict']
+    torch.save(dict(state_dict={name: value + 1 for name, value in state.items()}), cfg.model.teacher_ckpt)
+    with pytest.raises(ResumeError, match='had another teacher'):
+        run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(tmp_path / 'run' / 'epoch_1.pth'))
+
+
+def test_load_from_takes_the_student_alone(distill_config, plain_config, run, tmp_path):
+    run(plain_config(epochs=1), tmp_path / 'plain')
+    path = tmp_path / 'plain' / 'epoch_1.pth'
+    cfg = distill_config(epochs=1)
+    cfg.load_from = str(path)
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    runner = run(cfg, tmp_path / 'distilled')
+    state = load(path)['state_dict']
+    assert all(
+        torch.equal(dict(runner.model.named_parameters())[n], v)
+        for n, v in state.items()
+        if n.endswith('weight') and 'bn' not in n and 'downsample' not in n
+    )
+
+
+def test_a_run_with_weight_zero_is_the_plain_run(distill_config, plain_config, run, tmp_path):
+    """Through Runner, data loader and optimiser, up to the first validation."""
+    distiller = ssim_distiller(schedules=dict(loss_ssim=dict(begin=100)))
+    run(distill_config(distiller=distiller, epochs=1), tmp_path / 'zero')
+    run(plain_config(epochs=1), tmp_path / 'plain')
+    zero, plain = (load(tmp_path / name / 'epoch_1.pth')['state_dict'] for name in ('zero', 'plain'))
+    assert equal(dict(zero), dict(plain))
+
+
+def test_idle_connectors_do_not_decay(distill_config, run, tmp_path):
+    schedules = dict(loss_ssim=dict(begin=1))
+    cfg = distill_config(distiller=ssim_distiller(schedules=schedules), epochs=1)
+    cfg.optim_wrapper.optimizer = dict(type='SGD', lr=0.1, weight_decay=0.5, momentum=0.9)
+    runner_states = []
+    original = Runner.call_hook
+
+    def call_hook(self, name, **kwargs):
+        if name == 'before_train_epoch':
+            runner_states.append(self.model.distiller.saved_state())
+        return original(self, name, **kwargs)
+
+    Runner.call_hook = call_hook
+    try:
+        runner = run(cfg, tmp_path / 'run')
+    finally:
+        Runner.call_hook = original
+    before = runner_states[0]
+    assert before
+    assert equal(before, runner.model.distiller.saved_state())
+
+
+def test_yolox_mode_switch_reaches_the_student(distill_config, run, tmp_path):
+    cfg = distill_config('yolox', epochs=2)
+    cfg.custom_hooks = [dict(type='YOLOXModeSwitchHook', num_last_epochs=1, skip_type_keys=(), priority=48)]
+    cfg.train_dataloader.dataset = dict(type='MultiImageMixDataset', dataset=cfg.train_dataloader.dataset, pipeline=[])
+    runner = run(cfg, tmp_path / 'run')
+    assert runner.model.bbox_head.use_l1
+    assert runner.model.architecture.bbox_head.use_l1
+
+
+def test_layer_wise_learning_rates_see_the_students_names(distill_config, run, tmp_path):
+    cfg = distill_config(epochs=1)
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'backbone': dict(lr_mult=0.1), 'bbox_head': dict(lr_mult=0.5)})
+    runner = run(cfg, tmp_path / 'run')
+    rates = {}
+    for group in runner.optim_wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            rates[id(parameter)] = group['initial_lr']
+    named = dict(runner.model.named_parameters())
+    base = rates[id(named['neck.lateral_convs.0.conv.weight'])]
+    assert math.isclose(rates[id(named['backbone.conv1.weight'])], 0.1 * base)
+    assert math.isclose(rates[id(named['bbox_head.retina_cls.weight'])], 0.5 * base)
+    assert any(name.startswith('distiller.connectors.adapt') for name in named)
+
+
+def test_ema_holds_the_student_and_not_the_teacher(distill_config, run, tmp_path):
+    cfg = distill_config(epochs=1)
+    cfg.custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, update_buffers=True)]
+    runner = run(cfg, tmp_path / 'run')
+    checkpoint = load(tmp_path / 'run' / 'epoch_1.pth')
+    names = {name.removeprefix('module.') for name in checkpoint['ema_state_dict']} - {'steps'}
+    assert names == set(checkpoint['state_dict'])
+    ema = next(hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model'))
+    assert ema.module.teacher is runner.model.teacher
+
+
+def test_gradient_accumulation_trains(distill_config, run, tmp_path):
+    cfg = distill_config(epochs=1)
+    cfg.optim_wrapper.accumulative_counts = 2
+    runner = run(cfg, tmp_path / 'run')
+    assert runner.message_hub.get_scalar('train/distill.loss_ssim_p3').current() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="MMEngine's AmpOptimWrapper needs a GPU")
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_mixed_precision_trains(distill_config, run, tmp_path, dtype):
+    cfg = distill_config(epochs=1)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+    runner = run(cfg, tmp_path / 'run')
+    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+
+
+def silence(checkpoint: str) -> None:
+    """Make a teacher that sees no object anywhere."""
+    state = load(checkpoint)['state_dict']
+    state['bbox_head.retina_cls.bias'].fill_(-50)
+    state['bbox_head.retina_cls.weight'].zero_()
+    torch.save(dict(state_dict=state), checkpoint)
+
+
+@pytest.mark.parametrize('hook', [dict(type='mmkd.TeacherCheckHook', num_images=2), None])
+def test_a_teacher_that_detects_nothing_stops_the_run(distill_config, run, tmp_path, hook):
+    """Also without a word about it in the configuration."""
+    cfg = distill_config(epochs=1)
+    cfg.default_hooks.teacher_check = hook
+    if hook is None:
+        cfg.default_hooks.pop('teacher_check')
+    silence(cfg.model.teacher_ckpt)
+    with pytest.raises(UselessTeacherError, match=r'detects nothing on the first \d+ validation images'):
+        run(cfg, tmp_path / 'run')
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+def test_the_students_config_is_plain_and_reloads(distill_config, tmp_path):
+    cfg = distill_config()
+    cfg.custom_hooks = [dict(type='EMAHook'), dict(type='mmkd.TeacherCheckHook')]
+    plain = student_config(cfg)
+    plain.dump(str(tmp_path / 'student.py'))
+    again = Config.fromfile(str(tmp_path / 'student.py'))
+    assert again.model.type == 'RetinaNet'
+    assert [hook.type for hook in again.custom_hooks] == ['EMAHook']
+    assert 'mmkd' not in again.pretty_text
+    assert cfg.model.type == 'mmkd.TeacherStudentDistill'

@@ -1,0 +1,85 @@
+"""Worker of `test_two_processes.py`: one step of a doubled batch by two processes, or by one.
+
+Run as `python two_processes.py RANK WORLD_SIZE FILE OUT CASE...`; a case is `family` or `family:method`.
+"""
+
+import copy
+import json
+import sys
+import warnings
+
+warnings.simplefilter('ignore')
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+import mmdet.utils  # noqa: E402
+from mmdet.testing import demo_mm_inputs  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.model import MMDistributedDataParallel  # noqa: E402
+from mmengine.registry import MODELS  # noqa: E402
+
+from mmkd.testing.methods import config_root  # noqa: E402
+from mmkd.testing.toy_detectors import toy_detector  # noqa: E402
+
+SMALL = dict(width=8, channels=16, convs=1)
+
+
+def build(case: str) -> torch.nn.Module:
+    """An algorithm with frozen BatchNorm; the teacher has weights of its own."""
+    family, _, method = case.partition(':')
+    distiller = Config.fromfile(str(config_root() / '_base_' / 'methods' / f'{method or "ssim"}.py')).distiller
+    torch.manual_seed(77)
+    teacher = MODELS.build(toy_detector(family, **SMALL))
+    teacher.init_weights()
+    torch.manual_seed(0)
+    student = toy_detector(family, **SMALL)
+    student.backbone.norm_eval = True
+    model = MODELS.build(
+        dict(type='mmkd.TeacherStudentDistill', architecture=student, teacher=teacher, distiller=distiller)
+    )
+    model.init_weights()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
+def step(case: str, rank: int, world_size: int) -> dict:
+    """Losses and gradients of this process's share of two images."""
+    model = build(case)
+    torch.manual_seed(3)
+    data = demo_mm_inputs(2, [(3, 128, 160)] * 2, num_items=[3, 2], num_classes=4)
+    if world_size > 1:
+        data = {name: value[rank : rank + 1] for name, value in data.items()}
+    wrapped = MMDistributedDataParallel(model) if world_size > 1 else model
+    prepared = model.data_preprocessor(copy.deepcopy(data), True)
+    losses = wrapped(**prepared, mode='loss')
+    distilled = {name: value for name, value in losses.items() if name.startswith('distill.')}
+    total, logged = model.parse_losses(distilled if case.split(':')[0] in ('retinanet', 'faster-rcnn') else losses)
+    total = total + 0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    total.backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return dict(
+        loss=float(total.detach()), names=sorted(logged), grads={n: g.flatten().tolist() for n, g in grads.items()}
+    )
+
+
+def main() -> None:
+    """Run all cases and write what came out."""
+    rank, world_size, store, out, *cases = sys.argv[1:]
+    rank, world_size = int(rank), int(world_size)
+    if world_size > 1:
+        torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=world_size)
+    mmdet.utils.register_all_modules()
+    results = {}
+    for case in cases:
+        results[case] = step(case, rank, world_size)
+    with open(out, 'w') as file:
+        json.dump(results, file)
+
+
+if __name__ == '__main__':
+    main()
