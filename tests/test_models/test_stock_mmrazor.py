@@ -1,0 +1,146 @@
+"""mmkd's losses and connectors inside an unchanged MMRazor: `SingleTeacherDistill` with `ConfigurableDistiller`.
+
+There channels are numbers in the config, one connector and one loss a level or a `Pyramid*` for all.
+"""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import ConfigurableDistiller
+
+from mmkd.testing.toy_detectors import toy_detector
+
+STUDENT, TEACHER = 16, 24
+LEVELS = 5
+FROM_STUDENT = dict(from_student=True, recorder='neck')
+FROM_TEACHER = dict(from_student=False, recorder='neck')
+
+
+def pyramid_of(connector: dict) -> dict:
+    return dict(
+        type='mmkd.PyramidConnector',
+        connector=connector,
+        in_channels=(STUDENT,) * LEVELS,
+        out_channels=(TEACHER,) * LEVELS,
+    )
+
+
+ADAPT = pyramid_of(dict(type='mmkd.ConvConnector'))
+RESAMPLE = pyramid_of(dict(type='mmkd.FeatureResampler', seed=0))
+
+
+def on_pyramid(loss: dict, connector: dict | None = ADAPT, *, name: str = 'loss') -> dict:
+    student = FROM_STUDENT if connector is None else dict(FROM_STUDENT, connector='adapt')
+    return dict(
+        connectors={} if connector is None else dict(adapt=connector),
+        distill_losses={name: dict(type='mmkd.PyramidLoss', loss=loss)},
+        loss_forward_mappings={name: dict(preds_S=student, preds_T=FROM_TEACHER)},
+    )
+
+
+def on_level(loss: dict, connector: dict, level: int = 1) -> dict:
+    return dict(
+        connectors=dict(adapt=connector),
+        distill_losses=dict(loss=loss),
+        loss_forward_mappings=dict(
+            loss=dict(
+                preds_S=dict(FROM_STUDENT, data_idx=level, connector='adapt'),
+                preds_T=dict(FROM_TEACHER, data_idx=level),
+            )
+        ),
+    )
+
+
+ONE = dict(in_channels=STUDENT, out_channels=TEACHER)
+CASES = {
+    'ssim pyramid': on_pyramid(dict(type='mmkd.SSIMLoss', data_range=1.0)),
+    'l1 pyramid': on_pyramid(dict(type='mmkd.NormalizedLpLoss', p=1)),
+    'attention without connector': on_pyramid(dict(type='mmkd.AttentionMapLoss'), None),
+    'masked loss behind resampling': on_pyramid(dict(type='mmkd.MaskedFeatureLoss'), RESAMPLE),
+    'ssim on one level': on_level(dict(type='mmkd.SSIMLoss', data_range=1.0), dict(type='mmkd.ConvConnector', **ONE)),
+    'mmrazor loss behind our connector': on_level(
+        dict(type='ChannelWiseDivergence'), dict(type='mmkd.FeatureResampler', seed=0, **ONE)
+    ),
+    'our loss behind a mmrazor connector': on_level(
+        dict(type='mmkd.SSIMLoss', data_range=1.0),
+        dict(type='ConvModuleConnector', in_channel=STUDENT, out_channel=TEACHER),
+    ),
+    'relations of levels': on_pyramid(dict(type='mmkd.AttentionMapLoss'), None)
+    | dict(
+        distill_losses=dict(loss=dict(type='mmkd.FSPLoss')),
+        loss_forward_mappings=dict(loss=dict(preds_S=dict(FROM_STUDENT, connector='adapt'), preds_T=FROM_TEACHER)),
+        connectors=dict(adapt=ADAPT),
+    ),
+}
+
+
+def stock_algorithm(parts: dict[str, Any]) -> SingleTeacherDistill:
+    recorders = dict(neck=dict(type='ModuleOutputs', source='neck'))
+    algorithm = ROOT_MODELS.build(
+        dict(
+            type='mmrazor.SingleTeacherDistill',
+            architecture=dict(toy_detector('gfl', channels=STUDENT, convs=1), _scope_='mmdet'),
+            teacher=dict(toy_detector('gfl', channels=TEACHER, convs=1), _scope_='mmdet'),
+            distiller=dict(
+                type='ConfigurableDistiller',
+                _scope_='mmrazor',
+                student_recorders=recorders,
+                teacher_recorders=recorders,
+                **parts,
+            ),
+        )
+    )
+    algorithm.train()
+    return algorithm
+
+
+def a_batch() -> dict:
+    # 128 x 96 px: P7 is a single cell
+    return demo_mm_inputs(2, image_shapes=[(3, 128, 96), (3, 96, 80)], num_classes=4)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_one_training_step_in_unchanged_mmrazor(name: str):
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        algorithm = stock_algorithm(CASES[name])
+        assert type(algorithm) is SingleTeacherDistill
+        assert type(algorithm.distiller) is ConfigurableDistiller
+        optimizer = build_optim_wrapper(algorithm, dict(optimizer=dict(type='SGD', lr=0.01)))
+        before = copy.deepcopy(algorithm.state_dict())
+        logs = algorithm.train_step(a_batch(), optimizer)
+    distilled = [value.detach() for key, value in logs.items() if key.startswith('distill.')]
+    assert sum(distilled) > 0
+    assert all(torch.isfinite(value).all() for value in logs.values())
+    moved = {key for key, value in algorithm.named_parameters() if not torch.equal(value, before[key])}
+    assert 'architecture.backbone.conv1.weight' in moved
+    assert not any(key.startswith('teacher.') for key in moved)
+    adapters = {key for key, _ in algorithm.named_parameters() if key.startswith('distiller.connectors.')}
+    # A single cell (P7) that is masked or standardised away teaches nothing.
+    assert {key for key in adapters if key.endswith('weight') and 'levels.4' not in key} <= moved
+
+
+def test_loss_alone_reaches_student_and_connector_but_not_the_teacher():
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        algorithm = stock_algorithm(CASES['ssim pyramid'])
+        data = algorithm.data_preprocessor(a_batch(), True)
+        losses = algorithm.loss(data['inputs'], data['data_samples'])
+        losses['distill.loss'] = sum(losses['distill.loss'])
+        losses['distill.loss'].backward()
+    assert algorithm.architecture.backbone.conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for p in algorithm.distiller.connectors.parameters() if p.ndim == 4)
+    assert all(p.grad is None for p in algorithm.teacher.parameters())
+    assert all(p.grad is None for p in algorithm.architecture.bbox_head.parameters())
+
+
+def test_mapping_key_that_the_loss_does_not_have_is_refused_by_mmrazor():
+    parts = on_pyramid(dict(type='mmkd.SSIMLoss', data_range=1.0), None)
+    parts['loss_forward_mappings'] = dict(loss=dict(s_feature=FROM_STUDENT, preds_T=FROM_TEACHER))
+    with DefaultScope.overwrite_default_scope('mmrazor'), pytest.raises(AssertionError, match='s_feature'):
+        stock_algorithm(parts)
