@@ -219,6 +219,17 @@ def test_wiring_passes_the_cheap_checks(path: Path):
         assert list(check_classes(parsed(path))) == []
 
 
+LAMBDA = 'distiller.distill_losses.loss_ssim.loss.loss_weight'
+
+
+def test_weight_is_changed_by_cfg_options_in_the_model_alone():
+    path = str(CONFIGS / 'ssim' / 'ssim_retinanet_r101_retinanet_r50_fpn_1x_coco.py')
+    changed = load_config(path, {f'model.{LAMBDA}': 2.0})
+    assert changed.model.distiller.distill_losses.loss_ssim.loss.loss_weight == 2.0
+    assert list(check_distiller(changed)) == []
+    assert len(list(check_distiller(load_config(path, {LAMBDA: 2.0})))) == 1
+
+
 def scope_of(cfg: Config) -> Any:
     from mmengine.registry import DefaultScope
 

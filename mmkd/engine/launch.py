@@ -1,5 +1,6 @@
 """What `tools/train.py` and `tools/test.py` do after parsing their arguments."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,18 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
         preflight.check_options(cfg, options)
         if 'data_root' in options:
             move_data_root(cfg, options['data_root'])
-        cfg.merge_from_dict(options)
+        _merge_options(cfg, options)
     if 'model' not in cfg:
         raise ValueError(f'{name} defines no model; it is a base to inherit from, not a configuration to run.')
     return cfg
+
+
+def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Apply overrides; the top-level `distiller`, which only serves inheritance, follows one of `model.distiller`."""
+    agreed = 'distiller' in cfg and cfg.distiller == (cfg.get('model') or {}).get('distiller')
+    cfg.merge_from_dict(options)
+    if agreed and not any(key.split('.')[0] == 'distiller' for key in options):
+        cfg.distiller = copy.deepcopy(cfg.model.get('distiller'))
 
 
 def prepare_training(
