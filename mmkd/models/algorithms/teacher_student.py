@@ -9,10 +9,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
+from mmkd.models.algorithms.dry_student import prefixed, probe_student
 from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
-from mmkd.models.algorithms.student_targets import StudentTargets, wanted_records
-from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
 from mmkd.models.algorithms.teacher import Teacher
 from mmkd.models.apart import own_randomness
 from mmkd.registry import MODELS
@@ -72,26 +71,14 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
 
     def _connect(self) -> None:
         """Attach the recorders and let both networks run dry once, so that the distiller sees the records."""
-        self.distiller.prepare_from_student(self.architecture)
         self.distiller.prepare_from_teacher(self.teacher)
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
         with self.distiller.teacher_recorders:
             features = self._teacher.tap(self.distiller.module_sources(from_student=False), inputs)
-            self._probe_student(inputs)
+            self.student_targets = probe_student(self.architecture, self.distiller, inputs)
             self._teacher.run_on(features, self.student_targets.records(1)['rois'])
         self.distiller.connect(PROBE_SIZE)
         self.student_targets.release()
-
-    def _probe_student(self, inputs: Tensor) -> None:
-        wanted = wanted_records(self.distiller.mappings) | ({'rois'} if self._teacher.reads_rois else set())
-        self.student_targets = StudentTargets(self.architecture, wanted)
-        probe = TappedForward(self.architecture, self.distiller.module_sources(from_student=True))
-        training = self.architecture.training
-        self.architecture.eval()
-        with torch.no_grad(), self.distiller.student_recorders, self.student_targets:
-            probe.probe(inputs, blank_samples(inputs), whole=self._teacher.reads_rois)
-        self.architecture.train(training)
-        probe.close()
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'TeacherStudentDistill':
         super()._apply(fn, recurse)
@@ -127,8 +114,7 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         distilled = self.distiller.compute_distill_losses(reserved)
         self.distiller.release()
         self.student_targets.release()
-        named = {f'student.{name}': value for name, value in losses.items()}
-        return named | {f'distill.{name}': value for name, value in distilled.items()}
+        return prefixed('student', losses) | prefixed('distill', distilled)
 
     def _run_student(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
         if not any(self.distiller.active(loss) for loss in self.distiller.mappings):
