@@ -1,5 +1,11 @@
 """`KittiMetric` as MMEngine drives it."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +121,20 @@ def test_class_names_are_compared_without_case_and_chosen_classes_only(labels):
     metrics = run(metric, [found(index, x2=155.0) for index in range(45)], classes=('car',))
     assert metrics['kitti/Car_R40_hard'] == 100
     assert not any('Cyclist' in key for key in metrics)
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(labels, tmp_path):
+    script, root = Path(__file__).with_name('kitti_metric_rank.py'), str(Path(__file__).parents[2])
+    env = {**os.environ, 'PYTHONPATH': root}
+
+    def start(rank, world):
+        command = [sys.executable, str(script), str(rank), str(world), str(tmp_path / 'store'), str(labels)]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+    outputs = []
+    for processes in ([start(0, 2), start(1, 2)], [start(0, 1)]):
+        outputs.append([json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes])
+    (first, second), (alone,) = outputs
+    assert first == second == alone
+    assert 0 < alone['kitti/Car_R40_moderate'] < 100
