@@ -3,13 +3,14 @@
 A pair is student <- teacher. The shipped method files are used as they are.
 """
 
+import argparse
 import copy
 from pathlib import Path
 
 import pytest
 import torch
 from mmdet.testing import demo_mm_inputs
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -255,6 +256,29 @@ def test_a_strategy_of_weight_zero_builds_no_connectors_and_leaves_the_others_un
     ]
     assert sorted(reduced.distiller.connectors) == ['guide_student', 'guide_teacher']
     assert not any(p.requires_grad for p in build(tuple(method('mkd_neck').distill_losses)).distiller.parameters())
+
+
+def grid_rows() -> list[tuple[str, str]]:
+    """Every line of the ablation grids in the READMEs."""
+    folder = METHODS.parents[1]
+    return [
+        (name, line.removeprefix('--cfg-options '))
+        for name in ('ikd', 'mkd')
+        for line in (folder / name / 'README.md').read_text().splitlines()
+        if line.startswith('--cfg-options')
+    ]
+
+
+@pytest.mark.parametrize(('name', 'options'), grid_rows())
+def test_every_row_of_the_ablation_grids_changes_the_config_and_takes_a_step(name: str, options: str) -> None:
+    leaf = METHODS.parents[1] / name / f'{name}_retinanet_r101_retinanet_r50_fpn_1x_coco.py'
+    cfg = Config.fromfile(leaf)
+    before = copy.deepcopy(cfg.model.distiller)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    cfg.merge_from_dict(parser.parse_args(['--cfg-options', *options.split()]).cfg_options)
+    assert cfg.model.distiller != before
+    check_step(algorithm(family('retinanet'), family('retinanet', channels=24), cfg.model.distiller))
 
 
 def test_a_teacher_that_equals_the_student_gives_zero() -> None:

@@ -15,7 +15,7 @@ distiller = dict(
             type='mmkd.PyramidLoss',
             loss=dict(type='mmkd.FeatureAlignmentLoss', statistics_weight=0.0, relative=True, loss_weight=1.0)),
         loss_ikd_align=dict(
-            type='mmkd.PyramidLoss', loss=dict(type='mmkd.FeatureAlignmentLoss', relative=True, loss_weight=0.5))),
+            type='mmkd.PyramidLoss', loss=dict(type='mmkd.FeatureAlignmentLoss', relative=True, loss_weight=0.25))),
     loss_forward_mappings=dict(
         loss_ikd_feature=dict(
             preds_S=dict(from_student=True, recorder='neck', connector='resample'),

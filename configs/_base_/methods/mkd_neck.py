@@ -13,9 +13,9 @@ distiller = dict(
         explore_student=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ExplorationCoder')),
         explore_teacher=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.FactorAutoEncoder'))),
     distill_losses=dict(
-        loss_mkd_relation=dict(type='mmkd.FSPLoss', relative=True, loss_weight=1.0),
-        loss_mkd_attention=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss', loss_weight=1.0)),
-        loss_mkd_guide=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.GuidanceLoss', loss_weight=1.0)),
+        loss_mkd_relation=dict(type='mmkd.FSPLoss', relative=True, loss_weight=0.5),
+        loss_mkd_attention=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss', loss_weight=0.2)),
+        loss_mkd_guide=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.GuidanceLoss', loss_weight=0.5)),
         loss_mkd_explore=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.ExplorationLoss', loss_weight=1.0))),
     loss_forward_mappings=dict(
         loss_mkd_relation=dict(

@@ -3,7 +3,7 @@ _base_ = './mkd_neck.py'
 distiller = dict(
     student_recorders=dict(head=dict(type='ModuleOutputs', source='roi_head.bbox_head')),
     teacher_recorders=dict(head=dict(type='ModuleOutputs', source='roi_head.bbox_head')),
-    distill_losses=dict(loss_mkd_soft=dict(type='mmkd.SoftTargetLoss', mode='softmax', loss_weight=1.0)),
+    distill_losses=dict(loss_mkd_soft=dict(type='mmkd.SoftTargetLoss', mode='softmax', loss_weight=0.5)),
     loss_forward_mappings=dict(
         loss_mkd_soft=dict(
             preds_S=dict(from_student=True, recorder='head', data_idx=0),
