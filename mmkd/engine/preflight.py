@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 from mmkd import compat
+from mmkd.engine import config_rules
 from mmkd.engine.explain import explain
 from mmkd.engine.preflight_data import check_data, dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
@@ -135,7 +136,7 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
         yield f'The work directory {folder} already holds a run. Resume it with --resume, or choose another --work-dir.'
 
 
-def check_model(cfg: Config) -> Iterator[str]:
+def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
     """A model that cannot be built or wired, or a teacher whose checkpoint is not its own."""
     model = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
@@ -154,7 +155,7 @@ def check_model(cfg: Config) -> Iterator[str]:
             inherit_weights(built.architecture, teacher.model, built.inherit)
         except ValueError as error:
             yield f'model: {error}'
-    if teacher is None or teacher.loaded or '://' in str(teacher.checkpoint):
+    if not weights or teacher is None or teacher.loaded or '://' in str(teacher.checkpoint):
         return  # published weights are downloaded and checked when training starts, before the first step
     try:
         state = compat.load_checkpoint_file(str(compat.fetch_checkpoint(teacher.checkpoint)))
@@ -171,15 +172,22 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_classes,
     check_distiller,
     check_load_from,
+    *config_rules.PROBLEMS,
 )
 
 
-def find_problems(cfg: Config) -> list[str]:
-    """Everything that is wrong with a configuration for training, one line each."""
+def find_problems(cfg: Config, *, data: bool = True, weights: bool = True) -> list[str]:
+    """Everything that is wrong with a configuration for training, one line each.
+
+    Args:
+        cfg: the configuration.
+        data: look for the data sets too.
+        weights: see whether the teacher's checkpoint fits.
+    """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         sizes = list(check_sizes(cfg))
-        found = sizes + [problem for check in CHECKS for problem in check(cfg)]
-        return found if sizes else found + list(check_model(cfg))
+        found = sizes + [problem for check in CHECKS if data or check is not check_data for problem in check(cfg)]
+        return found if sizes else found + list(check_model(cfg, weights=weights))
 
 
 def check_training(cfg: Config) -> None:

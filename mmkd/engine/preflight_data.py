@@ -33,7 +33,8 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
     """Class names of a data set's configuration: its metainfo, or those of its type."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        with DATASETS.switch_scope_and_registry(None) as registry:  # `get` alone does not know the default scope
+            cls = registry.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
         classes = getattr(cls, 'METAINFO', {}).get('classes', ())
     return (classes,) if isinstance(classes, str) else tuple(classes)
 

@@ -32,6 +32,7 @@ class RecordReader:
 
         Raises:
             RuntimeError: the layer did not run, or its output was overwritten in place.
+            ValueError: `record_idx` or `data_idx` is not there.
         """
         recorder = self.recorders[source.from_student].get_recorder(source.recorder)
         if not recorder.data_buffer:
@@ -39,11 +40,14 @@ class RecordReader:
         watch = self.watches.get((source.from_student, source.recorder))
         if watch is not None:
             watch.check(where)
-        if source.record_idx == 'all':
-            indices = range(len(recorder.data_buffer))
-            record = tuple(recorder.get_record_data(i, source.data_idx) for i in indices)
-        else:
-            record = recorder.get_record_data(source.record_idx, source.data_idx)
+        try:
+            if source.record_idx == 'all':
+                indices = range(len(recorder.data_buffer))
+                record = tuple(recorder.get_record_data(i, source.data_idx) for i in indices)
+            else:
+                record = recorder.get_record_data(source.record_idx, source.data_idx)
+        except AssertionError as error:  # MMRazor's answer to an index that is not there
+            raise ValueError(f'{where}: {error}') from error
         if source.levels is not None:
             record = tuple(record[i] for i in source.levels)
         return record

@@ -1,0 +1,197 @@
+"""Settings that MMEngine accepts and that still are mistakes: each rule gives sentences about a configuration.
+
+Only the configuration is read; `config_wiring` and `config_step` look at the built networks.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd.engine.preflight_data import dataset_classes, datasets
+from mmkd.engine.student_config import is_distillation
+
+
+def _max_epochs(cfg: Config) -> int | None:
+    loop = cfg.get('train_cfg') or {}
+    return loop.get('max_epochs') if loop.get('by_epoch', True) else None
+
+
+def _distiller(cfg: Config) -> Mapping[str, Any]:
+    return (cfg.model.get('distiller') or {}) if is_distillation(cfg) else {}
+
+
+def schedules_after_the_end(cfg: Config) -> Iterator[str]:
+    """A distillation loss whose schedule begins when training is over."""
+    limits = {True: _max_epochs(cfg), False: (cfg.get('train_cfg') or {}).get('max_iters')}
+    for name, schedule in (_distiller(cfg).get('schedules') or {}).items():
+        by_epoch = schedule.get('by_epoch', True)
+        limit, unit = limits[by_epoch], 'epochs' if by_epoch else 'iterations'
+        if limit is not None and schedule.get('begin', 0) >= limit:
+            yield f'schedules.{name} begins at {schedule["begin"]} {unit}, but training ends at {limit}: never on.'
+
+
+def classes_in_another_order(cfg: Config) -> Iterator[str]:
+    """Training and validation sets that number the classes differently."""
+    found = {name: dataset_classes(dataset) for name, dataset in datasets(cfg)}
+    train, val = found.get('train_dataloader'), found.get('val_dataloader')
+    if train and val and train != val:
+        kind = 'in another order' if sorted(train) == sorted(val) else 'others'
+        yield f'The validation set has the classes {kind}: {val} instead of {train}.'
+
+
+def evaluator_of_another_set(cfg: Config) -> Iterator[str]:
+    """An evaluator that reads other annotations than the validation set."""
+    sets = [dataset for name, dataset in datasets(cfg) if name == 'val_dataloader']
+    metrics = cfg.get('val_evaluator') or []
+    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        for dataset in sets:
+            path, own = metric.get('ann_file'), dataset.get('ann_file')
+            if (
+                str(path).endswith('.json')
+                and str(own).endswith('.json')
+                and not str(path).endswith(str(own).lstrip('./'))
+            ):
+                yield f'val_evaluator reads {path}, but the validation set {own}: the AP would be of other images.'
+
+
+def parameter_groups_without_parameters(cfg: Config) -> Iterator[str]:
+    """`custom_keys` that still name MMRazor's `architecture.`."""
+    keys = ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
+    for key in keys:
+        if key.startswith('architecture'):
+            yield (
+                f'paramwise_cfg.custom_keys.{key} matches nothing: parameters have the plain names of the student '
+                f'({key.removeprefix("architecture").lstrip(".") or "backbone"}).'
+            )
+
+
+def learning_rate_of_zero(cfg: Config) -> Iterator[str]:
+    """An optimiser that changes nothing."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if optimizer.get('lr') is not None and optimizer['lr'] <= 0:
+        yield f'optim_wrapper.optimizer.lr is {optimizer["lr"]}: nothing would be learnt.'
+
+
+def everything_switched_off(cfg: Config) -> Iterator[str]:
+    """Distillation losses that all have weight 0, or none at all."""
+    losses = _distiller(cfg).get('distill_losses')
+    if is_distillation(cfg) and 'distiller' in cfg.model and not losses:
+        yield 'model.distiller has no distill_losses: nothing would be distilled.'
+    weights = {name: _weight(loss) for name, loss in (losses or {}).items()}
+    for name, weight in weights.items():
+        if weight == 0:
+            yield f'{name} has loss_weight 0: it would never be computed.'
+
+
+def _weight(loss: Mapping[str, Any]) -> float | None:
+    inner = loss.get('loss')
+    return loss.get('loss_weight') if not isinstance(inner, Mapping) else _weight(inner)
+
+
+def both_sides_the_same(cfg: Config) -> Iterator[str]:
+    """A loss that compares a network with itself (a mistake where there is a teacher), or takes the teacher for it."""
+    if 'teacher' not in cfg.model:
+        return
+    for name, entries in (_distiller(cfg).get('loss_forward_mappings') or {}).items():
+        sides = {key: entries[key].get('from_student') for key in ('preds_S', 'preds_T') if key in entries}
+        if len(sides) == 2 and len(set(sides.values())) == 1:
+            side = 'student' if sides['preds_S'] else 'teacher'
+            yield f'loss_forward_mappings.{name}: preds_S and preds_T both come from the {side}.'
+        elif sides.get('preds_S') is False and sides.get('preds_T') is True:
+            yield f'loss_forward_mappings.{name}: preds_S comes from the teacher and preds_T from the student.'
+
+
+def recorders_without_use(cfg: Config) -> Iterator[str]:
+    """Recorders that no mapping reads."""
+    used: dict[bool, set] = {True: set(), False: set()}
+
+    def note(entry: Any) -> None:
+        if isinstance(entry, Mapping):
+            if 'recorder' in entry:
+                used[bool(entry.get('from_student', True))].add(entry['recorder'])
+            note(entry.get('other'))
+
+    distiller = _distiller(cfg)
+    for entries in (distiller.get('loss_forward_mappings') or {}).values():
+        for entry in entries.values():
+            note(entry)
+    for side, from_student in (('student_recorders', True), ('teacher_recorders', False)):
+        for name in distiller.get(side) or {}:
+            if name not in used[from_student]:
+                yield f'{side}.{name} is read by no loss.'
+
+
+def rate_without_scaling(cfg: Config) -> Iterator[str]:
+    """A batch that is not the one for which the learning rate was chosen."""
+    scale, loader = cfg.get('auto_scale_lr') or {}, cfg.get('train_dataloader') or {}
+    base, batch = scale.get('base_batch_size'), loader.get('batch_size')
+    if base and batch and base % batch == 0 and base != batch and not scale.get('enable'):
+        yield (
+            f'The learning rate is meant for {base} images a step; {batch} a process make that with {base // batch} '
+            'processes. With another number use --auto-scale-lr.'
+        )
+    elif base and batch and base % batch:
+        yield f'The learning rate is meant for {base} images a step, the batch is {batch} a process: --auto-scale-lr.'
+
+
+def milestones_after_the_end(cfg: Config) -> Iterator[str]:
+    """Learning rate steps that come when training is over."""
+    limit = _max_epochs(cfg)
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in schedulers if isinstance(schedulers, list | tuple) else [schedulers]:
+        late = [m for m in scheduler.get('milestones', []) if limit and scheduler.get('by_epoch', True) and m >= limit]
+        if late:
+            yield f'param_scheduler has milestones {late}, but training ends at {limit} epochs.'
+
+
+def never_validated(cfg: Config) -> Iterator[str]:
+    """A validation interval beyond the end."""
+    loop = cfg.get('train_cfg') or {}
+    limit = _max_epochs(cfg)
+    if limit and cfg.get('val_dataloader') and loop.get('val_interval', 1) > limit:
+        yield f'val_interval is {loop["val_interval"]}, but training ends at {limit} epochs: never validated.'
+
+
+def validated_on_training_data(cfg: Config) -> Iterator[str]:
+    """The same annotation file for training and validation."""
+    files = {name: dataset.get('ann_file') for name, dataset in datasets(cfg)}
+    if files.get('train_dataloader') and files.get('train_dataloader') == files.get('val_dataloader'):
+        yield f'Training and validation read the same annotations: {files["train_dataloader"]}.'
+
+
+def slow_flags(cfg: Config) -> Iterator[str]:
+    """`find_unused_parameters`, which mmkd does not need."""
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if cfg.get('find_unused_parameters') or wrapper.get('find_unused_parameters'):
+        yield 'find_unused_parameters is not needed, costs time and hides layers that learn nothing.'
+
+
+def stock_algorithm(cfg: Config) -> Iterator[str]:
+    """MMRazor's own algorithms, which check nothing."""
+    name = str(cfg.model.get('type', ''))
+    if 'teacher' in cfg.model and not name.startswith('mmkd.'):
+        yield (
+            f"{name} is MMRazor's own: its wiring and its teacher's weights are not checked, and its checkpoints "
+            'hold the teacher. mmkd.TeacherStudentDistill takes the same distillers.'
+        )
+
+
+PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    schedules_after_the_end,
+    classes_in_another_order,
+    evaluator_of_another_set,
+    parameter_groups_without_parameters,
+    learning_rate_of_zero,
+    both_sides_the_same,
+)
+WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    everything_switched_off,
+    recorders_without_use,
+    rate_without_scaling,
+    milestones_after_the_end,
+    never_validated,
+    validated_on_training_data,
+    slow_flags,
+    stock_algorithm,
+)
