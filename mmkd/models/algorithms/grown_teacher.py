@@ -1,7 +1,7 @@
 """A self-teacher grown on a student: a network of the student's own class on the student's own features."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ from mmkd.models.algorithms.dry_student import Listening
 from mmkd.models.algorithms.roi_forward import PREFIX, RoIForward
 from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
 from mmkd.models.apart import SavedApart
+from mmkd.models.self_teachers.grown_features import GrownFeatures
 
 
-def grown_config(architecture: Mapping, refine: Mapping, source: str, channels: tuple, changes: Mapping) -> ConfigDict:
+def grown_config(
+    architecture: Mapping, refine: Mapping, source: str, features: Sequence[Tensor], changes: Mapping
+) -> ConfigDict:
     """Configuration of the self-teacher.
 
     It is the student's, with `GrownFeatures` in place of the backbone, and without what lies between the backbone and
@@ -26,14 +29,19 @@ def grown_config(architecture: Mapping, refine: Mapping, source: str, channels: 
         architecture: configuration of the student.
         refine: configuration of the refining network.
         source: layer of the student whose output is refined: `backbone`, or a layer behind it such as `neck`.
-        channels: C of each level of that output.
+        features: that output, one map a level.
         changes: further changes by key (`bbox_head.in_channels`), as `--cfg-options`.
     """
     model = copy.deepcopy(dict(architecture))
     for name in ('data_preprocessor', 'init_cfg', 'pretrained'):
         model.pop(name, None)
     model[source.split('.')[0]] = None
-    model['backbone'] = dict(type='mmkd.GrownFeatures', refine=dict(refine), in_channels=channels)
+    model['backbone'] = dict(
+        type=GrownFeatures,
+        refine=dict(refine),
+        in_channels=tuple(level.shape[1] for level in features),
+        coarse_first=features[0].shape[2] < features[-1].shape[2],
+    )
     cfg = Config(dict(model=model))
     if changes:
         cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})

@@ -72,7 +72,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
             if isinstance(distiller, Mapping):
                 distiller = ROOT_MODELS.build(distiller)
             self.add_apart('distiller', distiller)
-            self._connect(lambda channels: grown_config(architecture, self_teacher, source, channels, changes or {}))
+            self._connect(lambda features: grown_config(architecture, self_teacher, source, features, changes or {}))
 
     def _connect(self, config: Any) -> None:
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
@@ -80,7 +80,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
             self.student_targets = probe_student(self.architecture, self.distiller, inputs, sources=(self.source,))
         if not isinstance(heard.output, list | tuple):
             raise ValueError(f'source={self.source!r} must give a tuple of levels, it gives {type(heard.output)}.')
-        grown = GrownTeacher(config(tuple(level.shape[1] for level in heard.output)))
+        grown = GrownTeacher(config(heard.output))
         self.add_apart('self_teacher', grown.to(inputs.device))
         grown.connect(self.distiller, inputs, heard.output, self.student_targets.records(1)['rois'])
         self.distiller.connect(PROBE_SIZE)

@@ -1,6 +1,6 @@
 """Levels of one pyramid that teach each other: who teaches whom, on which grid, with which channels.
 
-Shapes: `N` images, `C` channels, `H, W` cells of a level, `L` levels, finest first.
+Shapes: `N` images, `C` channels, `H, W` cells of a level, `L` levels. Strides are px of the padded input per cell.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DIRECTIONS = ('deep_to_shallow', 'shallow_to_deep', 'both', 'fused')
 
 
 def level_pairs(direction: Direction, levels: int) -> list[tuple[int, int | None]]:
-    """Pairs (taught level, teaching level); the teacher None stands for the fusion of all levels.
+    """Pairs (taught level, teaching level), 0 being the finest; the teacher None stands for the fusion of all levels.
 
     Raises:
         ValueError: unknown direction, or a single level.
@@ -58,9 +58,10 @@ class CrossScaleConnector(nn.Module):
             all levels teaches each.
         adapt: learn phi, from the identity where the channels are equal; without it channels must be equal.
         in_channels: C of each level.
+        in_strides: stride of each level; None for levels in the order from the finest to the coarsest.
 
     Raises:
-        TypeError: `in_channels` is not one number a level.
+        TypeError: `in_channels` or `in_strides` is not one number a level.
         ValueError: unknown role or direction, fewer than two levels, or channels that differ without a way to adapt.
     """
 
@@ -71,15 +72,23 @@ class CrossScaleConnector(nn.Module):
         direction: Direction = 'deep_to_shallow',
         adapt: bool = True,
         in_channels: Sequence[int],
+        in_strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if role not in ('student', 'teacher'):
             raise ValueError(f"role must be 'student' or 'teacher', got {role!r}.")
         if not isinstance(in_channels, list | tuple):
             raise TypeError(f'in_channels must have one number a level, got {in_channels!r}; record a pyramid.')
+        if in_strides is not None and len(in_strides) != len(in_channels):
+            raise TypeError(f'in_strides must have one number a level, got {in_strides!r} for {in_channels!r}.')
         self.role = role
         self.levels = len(in_channels)
-        self.pairs = level_pairs(direction, self.levels)
+        # YOLOv3's neck gives the coarsest level first
+        order = sorted(range(self.levels), key=lambda level: level if in_strides is None else in_strides[level])
+        self.pairs = [
+            (order[student], None if teacher is None else order[teacher])
+            for student, teacher in level_pairs(direction, self.levels)
+        ]
         wanted = [in_channels[-1 if teacher is None else teacher] for _, teacher in self.pairs]
         unequal = len(set(in_channels)) > 1
         if unequal and (direction == 'fused' or not adapt):

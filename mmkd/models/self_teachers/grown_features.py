@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mmkd.registry import MODELS
 
 
-@MODELS.register_module()
 class GrownFeatures(nn.Module):
     """Takes a network's backbone's place and returns the student's features, refined.
 
@@ -21,15 +20,18 @@ class GrownFeatures(nn.Module):
     Args:
         refine: the refining network or its config; `in_channels` is filled in where the config leaves it out.
         in_channels: C of each level of the student's features.
+        coarse_first: the student gives its coarsest level first (YOLOv3); `refine` gets the finest first all the same.
 
     Raises:
         TypeError: `refine` is neither.
     """
 
-    def __init__(self, *, refine: dict | nn.Module, in_channels: Sequence[int]) -> None:
+    def __init__(self, *, refine: dict | nn.Module, in_channels: Sequence[int], coarse_first: bool = False) -> None:
         super().__init__()
         if not isinstance(refine, dict | nn.Module):
             raise TypeError(f'refine must be a module or its config, got {type(refine).__name__}.')
+        self.step = -1 if coarse_first else 1
+        in_channels = tuple(in_channels)[:: self.step]
         self.refine = refine if isinstance(refine, nn.Module) else MODELS.build({'in_channels': in_channels, **refine})
         self._given: tuple[Tensor, ...] | None = None
 
@@ -51,4 +53,4 @@ class GrownFeatures(nn.Module):
         """
         if self._given is None:
             raise RuntimeError('GrownFeatures was given no features of the student in this step.')
-        return self.refine(self._given)
+        return self.refine(self._given[:: self.step])[:: self.step]

@@ -35,8 +35,10 @@ def test_two_processes_equal_one(method, tmp_path):
     assert one['losses'].keys() == two['losses'].keys() and one['grads'].keys() == two['grads'].keys()
     for name, value in one['losses'].items():
         torch.testing.assert_close(two['losses'][name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
+    largest = max(float(grad.abs().max()) for grad in one['grads'].values())
     for name, grad in one['grads'].items():
-        scale = float(grad.abs().max()) + 1e-8
+        # a bias before a standardisation has gradient 0 but for rounding
+        scale = max(float(grad.abs().max()), 1e-4 * largest)
         torch.testing.assert_close(
-            two['grads'][name] / scale, grad / scale, rtol=0, atol=2e-4, msg=lambda m, n=name: f'{n}: {m}'
+            two['grads'][name] / scale, grad / scale, rtol=0, atol=2e-3, msg=lambda m, n=name: f'{n}: {m}'
         )

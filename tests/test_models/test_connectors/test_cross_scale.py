@@ -83,6 +83,11 @@ def test_resizing_keeps_a_constant(size):
     torch.testing.assert_close(out, torch.full_like(out, 3.0))
 
 
+def test_the_deeper_level_teaches_in_whatever_order_the_levels_come():
+    connector = CrossScaleConnector(role='student', in_channels=(4, 4, 4), in_strides=(32, 16, 8))
+    assert connector.pair_names(('p5', 'p4', 'p3')) == ('p3_from_p4', 'p4_from_p5')
+
+
 def test_names_say_who_teaches_whom():
     names = CrossScaleConnector(role='student', direction='both', in_channels=(4, 4)).pair_names(('p3', 'p4'))
     assert names == ('p3_from_p4', 'p4_from_p3')
@@ -110,6 +115,8 @@ def test_refuses(arguments, message):
 def test_refuses_records_that_do_not_fit():
     with pytest.raises(TypeError, match='in_channels must have one number a level'):
         CrossScaleConnector(role='student', in_channels=4)
+    with pytest.raises(TypeError, match='in_strides must have one number a level'):
+        CrossScaleConnector(role='student', in_channels=(4, 4), in_strides=(8,))
     connector = CrossScaleConnector(role='student', in_channels=(4, 4))
     with pytest.raises(TypeError, match='feats must be a tuple'):
         connector(torch.zeros(1, 4, 2, 2))

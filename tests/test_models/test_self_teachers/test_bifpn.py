@@ -202,3 +202,9 @@ def test_grown_features_refine_what_they_are_given_with_its_gradient():
         grown.give(feats[0])
     with pytest.raises(TypeError, match='refine must be a module or its config'):
         GrownFeatures(refine='bifpn', in_channels=(4, 4))
+
+
+def test_grown_features_keep_an_order_from_coarse_to_fine():
+    grown = GrownFeatures(refine=dict(type='mmkd.BiFPNSelfTeacher', norm='GN'), in_channels=(8, 4), coarse_first=True)
+    grown.give((torch.randn(1, 8, 3, 2), torch.randn(1, 4, 6, 4)))
+    assert [tuple(x.shape) for x in grown(torch.zeros(1, 3, 48, 32))] == [(1, 16, 3, 2), (1, 8, 6, 4)]
