@@ -7,6 +7,7 @@ resumed halfway would see other random numbers than its partners.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -151,11 +152,22 @@ def run_experiment(
         All runs, each with its result.
 
     Raises:
-        ExperimentError: Where the folder is another experiment's or a run failed; finished runs are kept.
+        ExperimentError: Where the folder is another experiment's or in use, or a run failed; finished runs are kept.
     """
     work_dir = work_dir.resolve()
     claim_work_dir(experiment, work_dir)
-    runs = runs_of(experiment, work_dir)
+    with _alone_in(work_dir):
+        return _run_all(experiment, runs_of(experiment, work_dir), jobs, watch, poll_seconds, worker)
+
+
+def _run_all(
+    experiment: Experiment,
+    runs: list[Run],
+    jobs: int,
+    watch: Callable[[Sequence[Run]], None],
+    poll_seconds: float,
+    worker: Sequence[str],
+) -> list[Run]:
     waiting = [run for run in runs if run.result is None]
     active: dict[subprocess.Popen, Run] = {}
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -213,6 +225,17 @@ def run_config(experiment: Experiment, run: Run, teacher: Run) -> Config:
 
 def _can_start(run: Run, runs: Sequence[Run]) -> bool:
     return run.arm in (PLAIN, TEACHER) or runs[0].result is not None
+
+
+@contextlib.contextmanager
+def _alone_in(work_dir: Path) -> Iterator[None]:
+    """Refuse to work where another process does; a process that has died holds nothing."""
+    with (work_dir / 'experiment.json').open() as stamp:
+        try:
+            fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExperimentError(f'another process is working in {work_dir}; wait for it, or end it.') from None
+        yield
 
 
 def _prepare(experiment: Experiment, run: Run, teacher: Run) -> None:

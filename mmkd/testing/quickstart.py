@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,6 +51,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group('data')
     data.add_argument('--data', type=Path, help='folder of your data; without it a toy set is made')
     data.add_argument('--format', choices=('coco', 'kitti'), default='coco', help='layout of --data (default: coco)')
+    data.add_argument('--splits', nargs=2, default=['train', 'val'], metavar='NAME', help='of --data (train val)')
     data.add_argument(
         '--scale', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'), help='size images are resized into, px'
     )
@@ -186,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 where everything was done, 1 with a message of a few lines otherwise.
     """
     options = parse_options(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ending this process ends its runs
     MMLogger.get_instance('quickstart', log_level='ERROR')  # the steps speak for themselves
     console = Console() if sys.stdout.isatty() else Console(width=120)
     try:

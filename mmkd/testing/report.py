@@ -20,6 +20,9 @@ from mmkd.testing.methods import PLAIN, TEACHER
 from mmkd.testing.statistics import mean_with_interval, paired_difference
 from mmkd.testing.worker import write_json
 
+_KEPT = ('metrics', 'curve', 'train_seconds', 'train_cpu_seconds', 'wall_seconds', 'peak_memory_mb')
+_KEPT += ('initial_sha256', 'batches_sha256')
+
 
 def hardware_class() -> str:
     """What the numbers were measured on, in words."""
@@ -61,8 +64,7 @@ def collect_results(experiment: Experiment, runs: Sequence[Run], costs: dict[str
         'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         'command': command,
     }
-    kept = ('metrics', 'curve', 'train_seconds', 'wall_seconds', 'peak_memory_mb', 'initial_sha256', 'batches_sha256')
-    rows = [{'arm': run.arm, 'seed': run.seed, **{key: run.result[key] for key in kept}} for run in done]
+    rows = [{'arm': run.arm, 'seed': run.seed, **{k: run.result[k] for k in _KEPT if k in run.result}} for run in done]
     return {
         'setting': setting,
         'arms': summarise(rows, setting['metrics'], costs),
@@ -94,6 +96,8 @@ def summarise(rows: Sequence[dict], metrics: Sequence[str], costs: dict[str, dic
                 base = {row['seed']: row['metrics'][name] for row in plain}
                 summary[f'{name} - plain'] = paired_difference(scores, base).as_dict()
         summary['train_seconds'] = mean_with_interval([row['train_seconds'] for row in mine]).mean
+        busy = [row['train_cpu_seconds'] for row in mine if 'train_cpu_seconds' in row]
+        summary['train_cpu_seconds'] = mean_with_interval(busy).mean if busy else None
         summary['peak_memory_mb'] = max(row['peak_memory_mb'] for row in mine)
         arms[arm] = {**summary, **costs.get(arm, {})}
     return arms
@@ -113,7 +117,7 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     heads = ['arm', 'seeds', *metrics]
     if differences:
         heads += [f'{name} - plain' for name in metrics]
-    heads += ['M params', 'GFLOPs', 'ms/image', 'train s', 'MiB']
+    heads += ['M params', 'GFLOPs', 'ms/image', 'train s', 'CPU s', 'MiB']
     body = []
     for arm, found in results['arms'].items():
         cells = [arm, str(len(found['seeds']))]
@@ -123,7 +127,9 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
         cells += [f'{found["parameters"] / 1e6:.2f}' if 'parameters' in found else '-']
         cells += [f'{found["gflops"]:.2f}' if 'gflops' in found else '-']
         cells += [f'{found["ms"]:.0f}' if 'ms' in found else '-']
-        cells += [f'{found["train_seconds"]:.0f}', str(found['peak_memory_mb'])]
+        busy = found['train_cpu_seconds']
+        cells += [f'{found["train_seconds"]:.0f}', '-' if busy is None else f'{busy:.0f}']
+        cells += [str(found['peak_memory_mb'])]
         body.append(cells)
     return heads, body
 
@@ -171,7 +177,7 @@ def markdown(results: dict) -> str:
         'both arms start from the same student and see the same batches.',
         f'Batch {setting["batch"]}, AdamW, peak learning rate {setting["lr"]:g} (teacher: {setting["teacher_lr"]:g}, '
         f'{setting["teacher_epochs"]} epochs). {setting["hardware"]}, {setting["threads"]} thread(s) a run; '
-        f'{setting["date"]}. Times on a shared machine are rough.',
+        f'{setting["date"]}. "train s" is time on the clock, rough on a shared machine; "CPU s" is what training used.',
     ]
     if results['unfair']:
         notes.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')

@@ -39,7 +39,8 @@ class RunRecorder(Hook):
         self.folder, self.metrics, self.every = folder, metrics, every
         self.curve: list[dict] = []
         self.initial, self.batches = '', hashlib.sha256()
-        self.train_seconds = self._epoch_start = 0.0
+        self.train_seconds = self.train_cpu_seconds = 0.0
+        self._epoch_start = (0.0, 0.0)
 
     def before_train(self, runner: Runner) -> None:
         """Remember the initial student.
@@ -55,7 +56,7 @@ class RunRecorder(Hook):
         Args:
             runner: Of MMEngine.
         """
-        self._epoch_start = time.perf_counter()
+        self._epoch_start = time.perf_counter(), time.process_time()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -80,7 +81,8 @@ class RunRecorder(Hook):
         Args:
             runner: Of MMEngine.
         """
-        self.train_seconds += time.perf_counter() - self._epoch_start
+        self.train_seconds += time.perf_counter() - self._epoch_start[0]
+        self.train_cpu_seconds += time.process_time() - self._epoch_start[1]
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add a point to the curve.
@@ -153,6 +155,7 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
         'metrics': {name: last[name] for name in metrics.values()},
         'curve': recorder.curve,
         'train_seconds': round(recorder.train_seconds, 2),
+        'train_cpu_seconds': round(recorder.train_cpu_seconds, 2),
         'wall_seconds': round(time.perf_counter() - started, 2),
         'peak_memory_mb': _peak_memory_mb(),
         'parameters': sum(p.numel() for p in student.parameters()),

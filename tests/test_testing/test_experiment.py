@@ -120,6 +120,14 @@ def test_a_folder_with_something_else_is_refused(experiment, run, tmp_path):
         run(experiment)
 
 
+def test_two_processes_do_not_work_in_one_folder(experiment, run, tmp_path):
+    def start_another(runs):
+        with pytest.raises(ExperimentError, match='another process is working in'):
+            run_experiment(experiment, tmp_path / 'work')
+
+    run(experiment, watch=start_another)
+
+
 def test_within_a_seed_configs_differ_in_the_model_alone(experiment, run, tmp_path):
     run(experiment)
     work = tmp_path / 'work'

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+from mmengine.config import Config
+from rich.console import Console
+
+from mmkd.testing import experiment
+from mmkd.testing.quickstart import main, parse_options, quickstart
+from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.toy_detectors import toy_detector
+
+
+@pytest.fixture
+def options(tmp_path):
+    data = make_toy_data(tmp_path / 'toy', train=4, val=2, size=(64, 48))
+    student = tmp_path / 'student.py'
+    model = toy_detector('retinanet', num_classes=7, width=8, channels=16, convs=1)
+    Config(dict(model=model.to_dict())).dump(student)
+    arguments = ['--data', data, '--scale', 64, 48, '--epochs', 1, '--student', student, '--teacher', student]
+    return [str(value) for value in [*arguments, '--jobs', 1, '--work-dir', tmp_path / 'work']]
+
+
+@pytest.fixture
+def unchecked_teacher(monkeypatch):
+    """One epoch on four images teaches a teacher nothing, which its check would say."""
+    shipped = experiment.run_config
+
+    def run_config(*arguments):
+        cfg = shipped(*arguments)
+        if 'teacher' in cfg.model:
+            cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)
+        return cfg
+
+    monkeypatch.setattr(experiment, 'run_config', run_config)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('unchecked_teacher')
+def test_teacher_plain_and_distilled_end_in_a_table_and_pictures(options, tmp_path):
+    with (tmp_path / 'out').open('w') as out:
+        results = quickstart(parse_options(options), Console(file=out, width=140))
+    text = (tmp_path / 'out').read_text()
+    for part in ('teacher', 'plain', 'ssim', 'AP50', 'M params', 'GFLOPs', 'ms/image', 'train s'):
+        assert part in text
+    assert results['unfair'] == []
+    assert {row['arm'] for row in results['runs']} == {'teacher', 'plain', 'ssim'}
+    work = tmp_path / 'work'
+    assert json.loads((work / 'results.json').read_text())['arms'].keys() == results['arms'].keys()
+    names = {'ap_curve.png', 'ap50_curve.png', 'detections.png', 'features.png'}
+    assert {path.name for path in (work / 'pictures').iterdir()} == names == set(results['pictures'])
+    before = {path: path.stat().st_mtime_ns for path in work.rglob('*')}
+    assert main(options) == 0
+    assert {path: path.stat().st_mtime_ns for path in work.rglob('*')} == before
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (['--methods', 'plain', 'simm'], "did you mean 'ssim'"),
+        (['--data', '/nowhere'], 'no data folder /nowhere'),
+        (['--splits', 'train', 'train'], 'two different splits'),
+        (['--format', 'kitti'], 'ImageSets/train.txt'),
+        (['--student', '/nowhere/config.py'], '/nowhere/config.py'),
+    ],
+)
+def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_path, capsys, wrong, message):
+    assert main([*options, *wrong]) == 1
+    shown = ' '.join(capsys.readouterr().out.split())
+    assert message in shown.replace(' ', '') or message in shown
+    assert 'Traceback' not in shown
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize('wrong', [['--epochs', '0'], ['--seeds', '1', '1'], ['--methods', 'ssim', 'ssim']])
+def test_impossible_options_are_refused(options, wrong):
+    with pytest.raises(SystemExit) as stop:
+        parse_options([*options, *wrong])
+    assert stop.value.code == 2
