@@ -30,7 +30,8 @@ def evaluate_folders(
 
     Raises:
         FileNotFoundError: If a folder does not exist or a frame of the split has no label file.
-        ValueError: If no result file belongs to the split, a result has no label file, or a file is malformed.
+        ValueError: If no result file belongs to the split, a file is malformed, or, without a split, a result has no
+            label file.
 
     Warns:
         UserWarning: For frames without a result file and for result files outside the split.
@@ -42,7 +43,10 @@ def evaluate_folders(
     unlabelled = [name for name in names if name not in labelled]
     if unlabelled:
         raise FileNotFoundError(f'{labels} has no label file for {_some(unlabelled)} of the split')
-    _check_results(results, names, labelled, found)
+    unlabelled = sorted(found - labelled) if split is None else []
+    if unlabelled:
+        raise ValueError(f'{results} has results for {_some(unlabelled)} that have no label file')
+    _check_results(results, names, found)
     truths = read_labels(labels, names)
     paths = [f'{results}/{name}.txt' for name in names]
     blobs = [Path(path).read_bytes() if name in found else b'' for name, path in zip(names, paths, strict=True)]
@@ -57,13 +61,10 @@ def _frame_names(folder: str | Path) -> set[str]:
     return {entry.stem for entry in path.iterdir() if entry.suffix == '.txt'}
 
 
-def _check_results(results: str | Path, names: Sequence[str], labelled: set[str], found: set[str]) -> None:
+def _check_results(results: str | Path, names: Sequence[str], found: set[str]) -> None:
     """Refuses results that cannot belong to the split, warns about a partial overlap."""
     if not found:
         raise ValueError(f'{results} holds no result file (<frame>.txt)')
-    unlabelled = sorted(found - labelled)
-    if unlabelled:
-        raise ValueError(f'{results} has results for {_some(unlabelled)} that have no label file')
     missing = [name for name in names if name not in found]
     if len(missing) == len(names):
         raise ValueError(f'{results} has no result file for any of the {len(names)} frames of the split')
