@@ -22,7 +22,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmkd.testing.detection_data import DetectionData
-from mmkd.testing.methods import PLAIN, TEACHER, distilled_model
+from mmkd.testing.methods import PLAIN, TEACHER, distilled_model, needs_teacher
 from mmkd.testing.recipe import Schedule, training_config
 from mmkd.testing.worker import write_json
 
@@ -218,13 +218,15 @@ def run_config(experiment: Experiment, run: Run, teacher: Run) -> Config:
     if run.arm == TEACHER:
         schedule, model = experiment.teacher_schedule or schedule, experiment.teacher
     elif run.arm != PLAIN:
-        checkpoint = Path((teacher.result or {})['checkpoint'])
-        model = distilled_model(experiment.student, teacher.folder / 'config.py', checkpoint, run.arm)
+        found = None
+        if needs_teacher(run.arm):
+            found = dict(teacher=str(teacher.folder / 'config.py'), teacher_ckpt=(teacher.result or {})['checkpoint'])
+        model = distilled_model(experiment.student, run.arm, found)
     return training_config(model, experiment.data, schedule, run.seed)
 
 
 def _can_start(run: Run, runs: Sequence[Run]) -> bool:
-    return run.arm in (PLAIN, TEACHER) or runs[0].result is not None
+    return not needs_teacher(run.arm) or runs[0].result is not None
 
 
 @contextlib.contextmanager

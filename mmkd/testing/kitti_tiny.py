@@ -5,7 +5,6 @@ about a method: backbones start at random, images are small, and the 25 validati
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +60,7 @@ def on_kitti_tiny(cfg: Config, *, epochs: int, scale: float, frames: int | None 
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] != 'EMAHook']
         for hook in cfg.custom_hooks:
             if hook['type'] == 'YOLOXModeSwitchHook':
-                hook['num_last_epochs'] = math.ceil(epochs / 3)
+                hook['num_last_epochs'] = max(1, epochs - 1)  # mosaic pays in long schedules: here one epoch of it
     return cfg
 
 

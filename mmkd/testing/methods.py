@@ -11,6 +11,14 @@ PLAIN, TEACHER = 'plain', 'teacher'
 # Methods whose loss compares the two necks cell by cell; where channels differ they need the 1x1 adaptation layer.
 _NEEDS_ADAPTATION = ('ssim', 'l1', 'l2')
 _ADAPT = dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector'))
+# Algorithms that grow the teacher on the student itself.
+_SELF_DISTILLATION = {
+    'mssd': dict(type='mmkd.MultiScaleSelfDistill'),
+    'frskd': dict(
+        type='mmkd.SelfTeacherDistill',
+        self_teacher=dict(type='mmkd.BiFPNSelfTeacher', out_channels='same', num_layers=2, norm='GN'),
+    ),
+}
 
 
 def config_root() -> Path:
@@ -56,22 +64,31 @@ def _adapted(distiller: dict) -> dict:
     return dict(distiller, connectors=dict(distiller.get('connectors') or {}, adapt=dict(_ADAPT)))
 
 
-def distilled_model(student: dict, teacher_config: Path, teacher_checkpoint: Path, method: str) -> dict:
+def needs_teacher(arm: str) -> bool:
+    """Whether an arm learns from the trained teacher; plain, the teacher itself and self-distillation do not."""
+    return arm not in (PLAIN, TEACHER) and _family(arm) not in _SELF_DISTILLATION
+
+
+def distilled_model(student: dict, method: str, teacher: dict | None = None) -> dict:
     """Model config of a distilled arm.
 
     Args:
         student: Model config of the student.
-        teacher_config: Config file the teacher was trained with.
-        teacher_checkpoint: Its weights.
         method: Name of the method.
+        teacher: `teacher` (its config) and `teacher_ckpt` (its weights); None for self-distillation.
 
     Returns:
         Value for `model=`.
+
+    Raises:
+        ValueError: Where the method needs a teacher and there is none.
     """
-    return dict(
-        type='mmkd.TeacherStudentDistill',
-        architecture=student,
-        teacher=str(teacher_config),
-        teacher_ckpt=str(teacher_checkpoint),
-        distiller=method_distiller(method),
-    )
+    if needs_teacher(method) and teacher is None:
+        raise ValueError(f'{method} needs a teacher')
+    own = _SELF_DISTILLATION.get(_family(method), dict(type='mmkd.TeacherStudentDistill'))
+    given = teacher if needs_teacher(method) else {}
+    return dict(own, architecture=student, **(given or {}), distiller=method_distiller(method))
+
+
+def _family(method: str) -> str:
+    return method.split('_')[0]

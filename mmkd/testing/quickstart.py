@@ -30,7 +30,7 @@ from mmkd.testing.progress import ProgressBoard
 from mmkd.testing.recipe import Schedule, detector_from_config
 from mmkd.testing.report import collect_results, print_table
 from mmkd.testing.toy_data import make_toy_data
-from mmkd.testing.toy_detectors import toy_student, toy_teacher
+from mmkd.testing.toy_detectors import SIZES
 from mmkd.testing.worker import write_json
 
 TOY_SCALE, DATA_SCALE = (192, 160), (320, 240)
@@ -58,8 +58,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arms = parser.add_argument_group('what is compared')
     arms.add_argument('--methods', nargs='+', default=[PLAIN, 'ssim'], help='arms beside the teacher (plain ssim)')
     arms.add_argument('--seeds', type=int, nargs='+', default=[0], help='each arm is trained once for each (0)')
-    arms.add_argument('--student', help='config whose model is the student (default: a small RetinaNet)')
-    arms.add_argument('--teacher', help='config whose model is the teacher (default: a larger RetinaNet)')
+    sizes = 'tiny, small or large (RetinaNets of 0.2, 1.1 and 12 M parameters), or a config'
+    arms.add_argument('--student', default='tiny', help=f'{sizes}, whose model is the student (tiny)')
+    arms.add_argument('--teacher', default='large', help='the same for the teacher (large)')
     training = parser.add_argument_group('training')
     training.add_argument('--epochs', type=int, default=12, help='of every arm (12)')
     training.add_argument('--batch', type=int, default=4, help='images of one step (4)')
@@ -96,8 +97,8 @@ def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experi
     schedule = Schedule(epochs=options.epochs, scale=scale, batch=options.batch, lr=options.lr, workers=options.workers)
     return Experiment(
         data=data,
-        student=_model(options.student, classes) or toy_student(classes).to_dict(),
-        teacher=_model(options.teacher, classes) or toy_teacher(classes).to_dict(),
+        student=_model(options.student, classes),
+        teacher=_model(options.teacher, classes),
         methods=tuple(options.methods),
         seeds=tuple(options.seeds),
         schedule=schedule,
@@ -174,8 +175,8 @@ def _costs(runs: Sequence[Run]) -> dict[str, dict]:
     return costs
 
 
-def _model(config: str | None, classes: int) -> dict | None:
-    return detector_from_config(config, classes) if config else None
+def _model(choice: str, classes: int) -> dict:
+    return SIZES[choice](classes).to_dict() if choice in SIZES else detector_from_config(choice, classes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 import pytest
 
-from mmkd.testing.methods import known_methods, method_distiller
+from mmkd.testing.methods import distilled_model, known_methods, method_distiller, needs_teacher
 
 
 def test_plain_comes_first_and_every_method_file_is_known():
@@ -25,3 +25,24 @@ def test_refuses_what_is_no_method(name):
 def test_suggests_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'ssim'"):
         method_distiller('sim')
+
+
+def test_self_distillation_needs_no_teacher():
+    assert [name for name in ('plain', 'teacher', 'mssd', 'frskd_dense', 'ssim', 'mkd') if needs_teacher(name)] == [
+        'ssim',
+        'mkd',
+    ]
+    assert 'teacher' not in distilled_model(dict(type='X'), 'mssd')
+
+
+def test_every_method_gets_its_algorithm_around_the_same_student():
+    student, teacher = dict(type='X'), dict(teacher='t.py', teacher_ckpt='t.pth')
+    for name in known_methods()[1:]:
+        model = distilled_model(student, name, teacher)
+        assert model['architecture'] == student
+        assert ('teacher_ckpt' in model) == needs_teacher(name)
+
+
+def test_a_method_with_a_teacher_is_not_built_without():
+    with pytest.raises(ValueError, match='ssim needs a teacher'):
+        distilled_model(dict(type='X'), 'ssim')

@@ -3,7 +3,7 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
-from mmkd.testing.toy_detectors import FAMILIES, toy_detector, toy_student, toy_teacher
+from mmkd.testing.toy_detectors import FAMILIES, SIZES, toy_detector
 
 
 def _batch():
@@ -35,10 +35,10 @@ def test_no_family_downloads_anything():
         assert 'http' not in str(toy_detector(family)) and 'Pretrained' not in str(toy_detector(family))
 
 
-def test_student_has_a_tenth_of_the_teachers_parameters():
-    sizes = [sum(p.numel() for p in MODELS.build(cfg).parameters()) for cfg in (toy_student(3), toy_teacher(3))]
-    assert 1.0e6 < sizes[0] < 1.2e6
-    assert 11.5e6 < sizes[1] < 12.5e6
+@pytest.mark.parametrize(('size', 'millions'), [('tiny', 0.2), ('small', 1.1), ('large', 12.1)])
+def test_sizes_are_what_the_help_says(size, millions):
+    count = sum(p.numel() for p in MODELS.build(SIZES[size](3)).parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.06)
 
 
 def test_configs_are_independent_of_each_other():
