@@ -4,12 +4,14 @@ Shapes: `N` images, `C` channels, `H, W` cells.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Scope = Literal['image', 'batch', 'channel']
+Part = tuple[slice, slice]  # of images and of channels
 AXES: dict[str, tuple[int, ...]] = {'image': (1, 2, 3), 'batch': (0, 1, 2, 3), 'channel': (2, 3)}
 
 
@@ -80,3 +82,63 @@ class Normaliser:
         if self.scope is None:
             return x
         return min_max(x, scope=self.scope, detach_extremes=self.detach_extremes, eps=self.eps)
+
+
+@dataclass
+class Rescaling:
+    """`min_max` of a map that is worked on part by part, and the way back of its gradient by hand.
+
+    Args:
+        normaliser: scope and treatment of the extremes.
+        extremes: minimum and maximum of each plane, (N, C, 1, 1) each.
+        shared: minimum and maximum of what shares them, expanded to (N, C, 1, 1).
+        divisor: (N, C, 1, 1) range, infinite where constant.
+        sums: (2, N, C, 1, 1) sums of the gradient, and of gradient times normalised map.
+    """
+
+    normaliser: Normaliser
+    extremes: tuple[Tensor, Tensor]
+    shared: tuple[Tensor, Tensor]
+    divisor: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, normaliser: Normaliser) -> 'Rescaling | None':
+        """Rescaling of a map, None where the maps are compared as they are."""
+        if normaliser.scope is None:
+            return None
+        axes = AXES[normaliser.scope]
+        extremes = low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        shared = low.amin(axes, keepdim=True).expand_as(low), high.amax(axes, keepdim=True).expand_as(high)
+        divisor = divisor_of(shared[1] - shared[0], normaliser.eps)
+        return cls(normaliser, extremes, shared, divisor, torch.stack((torch.zeros_like(low),) * 2))
+
+    def apply(self, value: Tensor, part: Part, out: Tensor) -> None:
+        """Normalise a part of the map."""
+        torch.sub(value, self.shared[0][part], out=out).div_(self.divisor[part])
+
+    def pull_back(self, gradient: Tensor, normalised: Tensor, part: Part) -> Tensor:
+        """Gradient with respect to the part as it came; its share of the extremes' gradient is noted."""
+        if not self.normaliser.detach_extremes:
+            self.sums[0][part] = gradient.sum((2, 3), keepdim=True)
+            self.sums[1][part] = (gradient * normalised).sum((2, 3), keepdim=True)
+        return gradient / self.divisor[part]
+
+    def add_gradient_of_extremes(self, gradient: Tensor, x: Tensor) -> None:
+        """Add to `gradient`, in place, what reaches the extreme elements through minimum and range.
+
+        With z = (x - low) / (high - low): dz/dlow = (z - 1) / (high - low), dz/dhigh = -z / (high - low). Elements
+        that share an extreme share its gradient.
+        """
+        if self.normaliser.detach_extremes:
+            return
+        axes = AXES[self.normaliser.scope]
+        total, along = self.sums.sum([axis + 1 for axis in axes], keepdim=True)
+        for of_plane, of_group, share in zip(self.extremes, self.shared, (along - total, -along), strict=True):
+            # few planes hold an extreme: only they are looked at again
+            planes = (of_plane == of_group)[..., 0, 0].nonzero(as_tuple=True)
+            hits = (x[planes] == of_group[planes]).to(x.dtype)
+            count = torch.zeros_like(of_plane)
+            count[planes] = hits.sum((1, 2), keepdim=True)
+            each = share / count.sum(axes, keepdim=True) / self.divisor
+            gradient[planes] += hits * each[planes]

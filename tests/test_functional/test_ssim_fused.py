@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mmkd.functional import ssim_fused
 from mmkd.functional.normalisation import Normaliser
-from mmkd.functional.ssim import SSIMOptions, plain_ssim_map
-from mmkd.functional.ssim_fused import Settings, fold_border, fused_dissimilarity_sum, split_into_parts
+from mmkd.functional.ssim import SSIMOptions, blur, gaussian_window, plain_ssim_map
+from mmkd.functional.ssim_fused import Settings, blur_matrix, fold_border, fused_dissimilarity_sum, split_into_parts
 
 
 def random_pair(*shape: int) -> tuple[Tensor, Tensor]:
@@ -22,12 +22,13 @@ def value_and_gradient(total: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return total.detach(), torch.autograd.grad(total, x)[0]
 
 
-@pytest.mark.parametrize('part', [2**19, 60])
+@pytest.mark.parametrize(('part', 'dense'), [(2**18, 0), (60, 0), (60, 1024)])
 @pytest.mark.parametrize('size', [(13, 17), (5, 9), (2, 3), (1, 1)])
 @pytest.mark.parametrize('padding', ['same', 'valid'])
 @pytest.mark.parametrize('detach', [False, True])
 @pytest.mark.parametrize('scope', ['image', 'batch', 'channel', None])
-def test_equals_the_plain_form_in_any_number_of_parts(scope, detach, padding, size, part, monkeypatch):
+def test_equals_the_plain_form_in_any_parts_and_by_either_blur(scope, detach, padding, size, part, dense, monkeypatch):
+    monkeypatch.setattr(ssim_fused, 'DENSE', dense)
     monkeypatch.setitem(ssim_fused.PART, 'cpu', part)
     x, y = random_pair(2, 20, *size)
     options, normaliser = SSIMOptions(padding=padding), Normaliser(scope, detach_extremes=detach)
@@ -46,6 +47,14 @@ def test_parts_cover_every_plane_once(planes, monkeypatch):
     for part in split_into_parts(torch.zeros(3, 50, 4, 5)):
         covered[part] += 1
     assert torch.equal(covered, torch.ones(3, 50))
+
+
+def test_dense_blur_is_the_blur_by_convolution():
+    x, _ = random_pair(2, 3, 9, 14)
+    window = gaussian_window(7, 1.5, x)
+    for padding in ('same', 'valid'):
+        down, across = (blur_matrix(cells, window, padding) for cells in (9, 14))
+        torch.testing.assert_close(down @ x @ across.mT, blur(x, window, padding))
 
 
 def test_folding_is_the_adjoint_of_mirroring():
