@@ -39,7 +39,7 @@ def draw_pictures(
     files = draw_curves(experiment, runs, folder)
     files.append(_draw_detections(experiment, networks, samples, folder))
     if PLAIN in first:
-        torch.manual_seed(first[PLAIN].seed)
+        torch.manual_seed(first[PLAIN].seed)  # as the Runner does: the very student the runs began with
         before = load_student(first[PLAIN].folder / 'config.py')
         files.append(_draw_features(experiment, networks, before, samples[0], folder, levels))
     return files

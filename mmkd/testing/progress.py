@@ -59,9 +59,8 @@ class ProgressBoard:
             self._last_line = time.monotonic()
             done = sum(run.result is not None for run in runs)
             under_way = [f'{run.arm} {_note(run)}' for run in runs if run.progress and run.result is None]
-            self.console.print(
-                f'[{done}/{len(runs)} runs] {text}; ' + ', '.join(under_way), highlight=False, markup=False
-            )
+            line = '; '.join([f'[{done}/{len(runs)} runs] {text}', *under_way])
+            self.console.print(line, highlight=False, markup=False)
 
     def _show_bar(self, run: Run) -> None:
         state = run.progress

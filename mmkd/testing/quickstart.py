@@ -67,8 +67,12 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     training.add_argument('--lr', type=float, default=2e-3, help='peak learning rate of AdamW; the teacher gets half')
     training.add_argument('--workers', type=int, default=0, help='loading processes of a run (0: the training process)')
     training.add_argument('--jobs', type=int, default=min(os.cpu_count() or 1, 2), help='runs at a time')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'), help='where everything goes')
+    parser.add_argument(
+        '--work-dir', type=Path, help='where everything goes (work_dirs/quickstart, with _DATA for --data)'
+    )
     options = parser.parse_args(argv)
+    if options.work_dir is None:
+        options.work_dir = Path('work_dirs') / ('quickstart' + (f'_{options.data.name}' if options.data else ''))
     if min(options.epochs, options.batch, options.jobs, *(options.scale or [32])) < 1:
         parser.error('--epochs, --batch, --jobs and --scale must be positive')
     if len(set(options.seeds)) < len(options.seeds) or len(set(options.methods)) < len(options.methods):

@@ -133,7 +133,7 @@ def _shrink_model(model: ConfigDict, folder: Path) -> ConfigDict:
 
 
 def _named(config: str) -> ConfigDict:
-    from mmkd.models.algorithms.model_config import load_model_source
+    from mmkd.models.algorithms.model_config import load_model_source  # brings MMRazor, which plain configs do without
 
     return load_model_source(config).model
 

@@ -76,3 +76,8 @@ def test_impossible_options_are_refused(options, wrong):
     with pytest.raises(SystemExit) as stop:
         parse_options([*options, *wrong])
     assert stop.value.code == 2
+
+
+def test_own_data_gets_a_folder_of_its_own():
+    assert str(parse_options([]).work_dir) == 'work_dirs/quickstart'
+    assert str(parse_options(['--data', 'data/bccd']).work_dir) == 'work_dirs/quickstart_bccd'
