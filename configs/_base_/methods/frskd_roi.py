@@ -7,4 +7,5 @@ distiller = dict(
     loss_forward_mappings=dict(
         loss_frskd_kd=dict(
             preds_S=dict(from_student=True, recorder='scores', data_idx=0),
-            preds_T=dict(from_student=False, recorder='scores', data_idx=0))))
+            preds_T=dict(from_student=False, recorder='scores', data_idx=0))),
+    schedules=dict(loss_frskd_kd=dict(begin=0, end=4, ramp='sigmoid')))

@@ -1,0 +1,8 @@
+# Self-teacher on the neck, RetinaNet R50 on COCO. docs/frskd.md.
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/methods/frskd_dense.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.SelfTeacherDistill',
+    architecture={{_base_.model}},
+    self_teacher=dict(type='mmkd.BiFPNSelfTeacher', out_channels='same', num_layers=2, norm='GN'),
+    distiller={{_base_.distiller}})

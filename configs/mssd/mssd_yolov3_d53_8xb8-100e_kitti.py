@@ -1,0 +1,7 @@
+# Multi-scale self-distillation with a Gaussian mask, YOLOv3 on KITTI. docs/mssd.md.
+_base_ = ['../baselines/yolov3_d53_8xb8-100e_kitti.py', '../_base_/methods/mssd.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.MultiScaleSelfDistill',
+    architecture={{_base_.model}},
+    distiller={{_base_.distiller}})

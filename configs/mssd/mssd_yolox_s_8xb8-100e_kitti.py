@@ -1,0 +1,7 @@
+# Multi-scale self-distillation with a Gaussian mask, YOLOX-s on KITTI. docs/mssd.md.
+_base_ = ['../baselines/yolox_s_8xb8-100e_kitti.py', '../_base_/methods/mssd.py']
+model = dict(
+    _delete_=True,
+    type='mmkd.MultiScaleSelfDistill',
+    architecture={{_base_.model}},
+    distiller={{_base_.distiller}})
