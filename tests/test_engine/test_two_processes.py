@@ -13,7 +13,9 @@ import pytest
 import torch
 
 WHOLE = ('gfl', 'fcos', 'atss', 'yolox')
-CASES = (*WHOLE, 'retinanet', 'faster-rcnn', 'retinanet:l1', 'retinanet:l2', 'retinanet:ssim_adapt')
+IKD = ('gfl:ikd', 'yolox:ikd', 'retinanet:ikd', 'faster-rcnn:ikd_roi')
+MKD = ('fcos:mkd', 'yolox:mkd', 'retinanet:mkd', 'faster-rcnn:mkd_roi')
+CASES = (*WHOLE, 'retinanet', 'faster-rcnn', 'retinanet:l1', 'retinanet:l2', 'retinanet:ssim_adapt', *IKD, *MKD)
 
 
 @pytest.fixture(scope='module')

@@ -20,6 +20,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.model import MMDistributedDataParallel  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 
+from mmkd.models.connectors.feature_resampler import FeatureResampler  # noqa: E402
 from mmkd.testing.methods import config_root  # noqa: E402
 from mmkd.testing.toy_detectors import toy_detector  # noqa: E402
 
@@ -36,13 +37,17 @@ def build(case: str) -> torch.nn.Module:
     torch.manual_seed(0)
     student = toy_detector(family, **SMALL)
     student.backbone.norm_eval = True
+    if method.endswith('roi'):
+        # all proposals, since which ones are sampled depends on each process's random numbers
+        student.train_cfg.rcnn.sampler.num = 10**6
     model = MODELS.build(
         dict(type='mmkd.TeacherStudentDistill', architecture=student, teacher=teacher, distiller=distiller)
     )
     model.init_weights()
     model.train()
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        # the resampler's masks are drawn by each rank for itself
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | FeatureResampler):
             module.eval()
     return model
 
