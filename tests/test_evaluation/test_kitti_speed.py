@@ -1,4 +1,4 @@
-"""The promise of speed and memory, on all of KITTI val; the row that the benchmark prints."""
+"""The promise of speed and memory on all of KITTI val, in processor time: other work on the machine does not disturb."""
 
 import pytest
 
@@ -7,10 +7,9 @@ from mmkd.testing.benchmark_kitti import measure
 
 @pytest.mark.slow
 def test_whole_command_keeps_its_promises_on_val(data_path):
-    frames, detections, parse, best, _, megabytes = map(
-        float, measure(data_path('kitti_labels'), copies=1, repeats=3).split()
-    )
+    row = measure(data_path('kitti_labels'), copies=1, repeats=1)
+    frames, detections, parse, processor, _, megabytes = map(float, row.split())
     assert frames == 3769
     assert 28000 < detections < 32000
-    assert best <= max(1.5, 5 * parse)
+    assert processor <= max(1.5, 5 * parse)
     assert megabytes < 500
