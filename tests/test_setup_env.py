@@ -191,6 +191,6 @@ class TestSetUp:
             [machine.project / 'tools' / 'setup_env.sh'],
             env=machine.env,
             stdout=subprocess.PIPE,
-            timeout=30,
+            timeout=55,
             check=True,
         )
