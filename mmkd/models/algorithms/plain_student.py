@@ -111,7 +111,11 @@ class PlainStudentAlgorithm(BaseAlgorithm):
 
     def runner_hooks(self) -> list[dict]:
         """Hooks that the Runner registers for this model (see `mmkd.compat.attach_model_hooks`)."""
-        return [dict(type='mmkd.DistillCheckpointHook'), dict(type='mmkd.ClassCheckHook')]
+        return [
+            dict(type='mmkd.DistillCheckpointHook'),
+            dict(type='mmkd.ClassCheckHook'),
+            dict(type='mmkd.NumberGuardHook'),
+        ]
 
 
 def _forgive_apart(module: PlainStudentAlgorithm, incompatible: Any) -> None:
