@@ -52,6 +52,16 @@ def test_mean_equals_mmrazor(mmrazor_losses: ModuleType) -> None:
     )
 
 
+@pytest.mark.parametrize(('mode', 'reduction'), [('code', 'mean'), ('paper', 'norm')])
+def test_equals_torchdistill_in_both_of_its_modes(mode: str, reduction: str) -> None:
+    mid_level = pytest.importorskip('torchdistill.losses.mid_level')
+    student, teacher = draw(2, 8, 9, 12), draw(2, 8, 9, 12, seed=1)
+    pair = dict(pair={side: dict(io='output', path='layer') for side in ('student', 'teacher')})
+    theirs = mid_level.ATLoss(pair, mode=mode)
+    expected = theirs(*(dict(layer=dict(output=feature)) for feature in (student, teacher)))
+    torch.testing.assert_close(AttentionMapLoss(reduction=reduction)(student, teacher), expected)
+
+
 def test_matches_the_golden_numbers() -> None:
     """Mean 3.7419159e-4 and sum 0.38317218 on 32 x 32; notes/papers.md section 9."""
     g = torch.Generator().manual_seed(0)

@@ -1,6 +1,7 @@
 """`ExplorationLoss` with its coders. Shapes: `N` images, `B, C` channels, `H, W` cells."""
 
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_equals_a_naive_loop(scale_free: bool) -> None:
     )
     value = loss((inherit, explore), (factor, reconstruction, feature))
     assert value.item() == pytest.approx(5 * (expected + 2 * errors.mean().item()), rel=1e-5)
+
+
+def test_distance_equals_the_factor_transfer_loss_of_mmrazor() -> None:
+    theirs = import_module('mmrazor.models.losses').FTLoss()
+    (inherit, explore), (factor, _, feature) = factors()
+    loss = ExplorationLoss(inherit_weight=1.0, explore_weight=0.0, scale_free=False)
+    torch.testing.assert_close(
+        loss((inherit, explore), (factor, feature, feature)), theirs(inherit, factor), check_dtype=False
+    )
 
 
 def test_cosine_form_asks_for_independence() -> None:

@@ -1,5 +1,7 @@
 """`FeatureAlignmentLoss`. Shapes: `N` images, `C` channels, `n` segments, `H, W` cells."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,6 +54,14 @@ def test_distance_alone_equals_mse() -> None:
     student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
     loss = FeatureAlignmentLoss(statistics_weight=0.0)
     torch.testing.assert_close(loss(student, teacher), F.mse_loss(student, teacher))
+
+
+def test_distance_of_standardised_maps_equals_pkd_of_mmrazor() -> None:
+    """Mean squares of channel-standardised maps are twice PKD's 1 - r; statistics then add nothing."""
+    student, teacher = draw(1, 3, 9, 12), draw(1, 3, 9, 12, seed=1)
+    standard = [(x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-6) for x in (student, teacher)]
+    theirs = import_module('mmrazor.models.losses').PKDLoss()(student, teacher)
+    torch.testing.assert_close(FeatureAlignmentLoss()(*standard) / 2, theirs, rtol=1e-5, atol=0)
 
 
 def test_channel_means_match_the_golden_number() -> None:
