@@ -1,4 +1,4 @@
-"""The promise of speed and memory on all of KITTI val, in processor time: other work on the machine does not disturb."""
+"""The promise of speed and memory on all of KITTI val, in processor time, which other work does not disturb."""
 
 import pytest
 
