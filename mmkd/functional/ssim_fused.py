@@ -18,7 +18,7 @@ from mmkd.functional.normalisation import Normaliser, Part, Rescaling
 from mmkd.functional.ssim import SSIMOptions, check_maps, fitting_window, gaussian_window
 
 # Elements of one map that are worked on together, by kind of device. CPU: measured best of 2^17 ... 2^20 with 1 MiB
-# of second-level cache a core (docs/ssim.md). Others: few, large kernels; not measured.
+# of second-level cache a core. Others: few, large kernels; not measured.
 PART = {'cpu': 2**18}
 PART_ELSEWHERE = 2**22
 # Cells of a map up to which two matrix products are a faster blur than convolutions.
