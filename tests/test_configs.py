@@ -45,7 +45,8 @@ FIRST_FIELDS = {'ssim': ('ssim', 'ssim-adapt', 'l1', 'l2')}
 BESIDE_RUNNER = {'_base_', 'distiller', 'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'custom_imports'}
 
 # Hooks that algorithms ask for by themselves (`runner_hooks`), so that no config needs to name them.
-BROUGHT_BY_ALGORITHMS = {'DistillCheckpointHook', 'ClassCheckHook', 'TeacherCheckHook'}
+ALGORITHMS = ''.join(path.read_text() for path in (ROOT / 'mmkd' / 'models' / 'algorithms').glob('*.py'))
+BROUGHT_BY_ALGORITHMS = set(re.findall(r"type='mmkd\.(\w+Hook)'", ALGORITHMS))
 
 
 def name_of(path: Path) -> str:
@@ -121,7 +122,8 @@ def name_problem(stem: str, folder: str, student: str, teacher: str | None) -> s
     if not rest.endswith(f'_{schedule}_{dataset}'):
         return f'it does not end in _{schedule}_{dataset} as its student {student!r}'
     parts = rest.removesuffix(f'_{schedule}_{dataset}').replace('_', '-').split('-')
-    splits = [('-'.join(parts[:i]), '-'.join(parts[i:])) for i in range(len(parts) - 1)]
+    fewest = min(2, len(network.split('_')))  # algorithm and backbone
+    splits = [('-'.join(parts[:i]), '-'.join(parts[i:])) for i in range(len(parts) - fewest + 1)]
     splits = [(before, after) for before, after in splits if begins(network, after)]
     if not splits:
         return f'it does not name its student {student!r}'
@@ -228,6 +230,14 @@ def test_weight_is_changed_by_cfg_options_in_the_model_alone():
     assert changed.model.distiller.distill_losses.loss_ssim.loss.loss_weight == 2.0
     assert list(check_distiller(changed)) == []
     assert len(list(check_distiller(load_config(path, {LAMBDA: 2.0})))) == 1
+
+
+@pytest.mark.parametrize(('place', 'problems'), [('model = dict({})', 0), ('{}', 1)])
+def test_leaf_that_inherits_a_leaf_may_change_the_model_alone(place: str, problems: int, tmp_path: Path):
+    base = CONFIGS / 'ssim' / 'ssim_retinanet_r101_retinanet_r50_fpn_1x_coco.py'
+    weight = 'distiller=dict(distill_losses=dict(loss_ssim=dict(loss=dict(loss_weight=2.0))))'
+    (tmp_path / 'leaf.py').write_text(f"_base_ = '{base}'\n" + place.format(weight) + '\n')
+    assert len(list(check_distiller(load_config(str(tmp_path / 'leaf.py'))))) == problems
 
 
 def scope_of(cfg: Config) -> Any:
