@@ -20,6 +20,13 @@ from mmkd.evaluation.kitti_objects import TYPES
 from mmkd.testing.data import shared_data
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_kitti.py'
+# A child's ru_maxrss starts from its parent's size; VmHWM (kB) is its own.
+_RUN_AND_TELL_PEAK = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')), file=sys.stderr)
+"""
 _DETECTED = ('Car', 'Pedestrian', 'Cyclist')
 
 
@@ -67,15 +74,17 @@ def plain_parse_seconds(folders: Sequence[Path], names: Sequence[str]) -> float:
 
 def command_cost(labels: Path, results: Path, split: Path) -> tuple[float, float, float]:
     """Wall and processor seconds and peak memory in MB of the whole command, start of Python included."""
-    command = [sys.executable, str(TOOL), '--labels', str(labels), '--results', str(results), '--split', str(split)]
+    arguments = ['--labels', str(labels), '--results', str(results), '--split', str(split)]
+    command = [sys.executable, '-c', _RUN_AND_TELL_PEAK, str(TOOL), *arguments]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f'{" ".join(command)} ended with status {process.returncode}')
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise RuntimeError(f'{" ".join(command)} ended with status {process.returncode}: {said}')
+    return seconds, usage.ru_utime + usage.ru_stime, int(said.split()[-1]) / 1024
 
 
 def measure(data: Path, *, copies: int, repeats: int) -> str:
