@@ -90,14 +90,16 @@ class MaskedFeatureLoss(FeatureLoss):
 
         Raises:
             TypeError: a prediction is not a tensor.
-            ValueError: shapes that do not fit, an argument that cannot be used, or `gate` without a mask.
+            ValueError: shapes that do not fit, an argument that cannot be used, or `gate` in training without a mask.
         """
         check_pair(preds_S, preds_T)
         refuse_unused(self, labels=labels)
         if avg_factor is not None and (self.background_weight or self.gate):
             raise ValueError('avg_factor divides the foreground alone: it cannot go with background_weight or gate.')
         if mask is None and self.gate:
-            raise ValueError('gate=True needs mask=.')
+            if self.training:
+                raise ValueError('gate=True needs mask=.')
+            mask = torch.ones_like(preds_T[:, :1])  # the distiller's dry forward has no ground truth
         with torch.autocast(preds_S.device.type, enabled=False):
             student, teacher = at_least_float32(preds_S), at_least_float32(preds_T.detach())
             return self.loss_weight * self._reduced(student, teacher, mask, avg_factor)

@@ -150,10 +150,10 @@ class BiFPNSelfTeacher(nn.Module):
     Two forms, both in the authors' repository (MingiJi/FRSKD, classification/models/{bifpnc,bifpn}.py): BiFPNc, whose
     level i has `width * c_i` channels, and the fixed-channel BiFPN, with `out_channels` on all levels.
 
-    Ji et al. 2021 (FRSKD), section 3.1, https://arxiv.org/abs/2103.08273. As the authors' code; with `num_classes` it
-    is the whole network of the classification experiments. Differs: maps are resized to the next level's own
-    size, whatever it is, where the code doubles it (the same where sizes halve), and repeated layers may have a
-    width other than 1. The text names bilinear up-sampling, the code does nearest: `up_mode`. BatchNorm takes
+    Ji et al. 2021 (FRSKD), section 3.1, https://arxiv.org/abs/2103.08273. As the authors' code; `for_classification`
+    is the whole network of the classification experiments. Differs: maps are resized to the next level's own size,
+    whatever it is, where the code doubles it (the same where sizes halve), and repeated layers may have a width other
+    than 1. The text names bilinear up-sampling, the code does nearest: `up_mode`. BatchNorm takes
     statistics over the batch, as published; with it several processes differ from one. `norm='GN'` does not.
 
     Args:
@@ -165,7 +165,6 @@ class BiFPNSelfTeacher(nn.Module):
         num_layers: number of BiFPN layers (the paper's repeat).
         norm: `BN`, `GN` or `SyncBN`.
         up_mode: `nearest` or `bilinear`.
-        num_classes: adds the official classifier on the coarsest level, for `classify`.
 
     Raises:
         TypeError: `in_channels` is not one number a level.
@@ -183,7 +182,6 @@ class BiFPNSelfTeacher(nn.Module):
         num_layers: int = 1,
         norm: Norm = 'BN',
         up_mode: Literal['nearest', 'bilinear'] = 'nearest',
-        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if out_channels == 'same':
@@ -194,7 +192,19 @@ class BiFPNSelfTeacher(nn.Module):
         first = BiFPNLayer(in_channels, self.out_channels, first=True, **options)
         more = [BiFPNLayer(self.out_channels, self.out_channels, first=False, **options) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList([first, *more])
-        self.fc = None if num_classes is None else nn.Linear(self.out_channels[-1], num_classes)
+        self.fc: nn.Linear | None = None
+
+    @classmethod
+    def for_classification(cls, in_channels: Sequence[int], num_classes: int) -> 'BiFPNSelfTeacher':
+        """The authors' whole classification network: width 2, depth 2, one layer, a classifier on the coarsest level.
+
+        Args:
+            in_channels: c_i of each stage of the student, finest first.
+            num_classes: number of logits of `classify`.
+        """
+        network = cls(in_channels=in_channels)
+        network.fc = nn.Linear(network.out_channels[-1], num_classes)
+        return network
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Refined features.
@@ -218,10 +228,10 @@ class BiFPNSelfTeacher(nn.Module):
         """(N, num_classes) logits of the official classifier from what `forward` gave.
 
         Raises:
-            ValueError: the network was built without `num_classes`.
+            ValueError: the network was not made by `for_classification`.
         """
         if self.fc is None:
-            raise ValueError('classify needs num_classes, which this BiFPNSelfTeacher was built without.')
+            raise ValueError('classify needs a network made by BiFPNSelfTeacher.for_classification.')
         return self.fc(refined[-1].mean((2, 3)))
 
 

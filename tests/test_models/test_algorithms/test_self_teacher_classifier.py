@@ -80,7 +80,7 @@ def test_the_papers_experiment_takes_a_step_on_made_data():
     pytest.importorskip('mmpretrain')
     from mmpretrain.structures import DataSample
 
-    cfg = Config.fromfile(config_root() / 'frskd' / 'frskd_resnet18_b128-200e_cifar100.py')
+    cfg = Config.fromfile(config_root() / 'frskd' / 'frskd_resnet-18_b128-200e_cifar100.py')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         from mmpretrain.utils import register_all_modules
 

@@ -170,5 +170,6 @@ def test_refuses_inputs_that_do_not_fit():
         MaskedFeatureLoss()(student, teacher, labels=torch.zeros(2))
     with pytest.raises(ValueError, match='gate=True needs mask='):
         MaskedFeatureLoss(gate=True)(student, teacher)
+    assert MaskedFeatureLoss(gate=True).eval()(student, teacher) == MaskedFeatureLoss()(student, teacher)
     with pytest.raises(ValueError, match='avg_factor divides the foreground alone'):
         MaskedFeatureLoss(background_weight=0.1)(student, teacher, mask=mask, avg_factor=3.0)

@@ -56,14 +56,14 @@ def count(module: nn.Module) -> int:
 
 
 def test_has_the_parameters_of_the_official_network():
-    classifier, teacher = CifarResNet18(), BiFPNSelfTeacher(in_channels=CIFAR, width=2, depth=2, num_classes=100)
+    classifier, teacher = CifarResNet18(), BiFPNSelfTeacher.for_classification(CIFAR, num_classes=100)
     assert count(classifier) == 11_220_132
     assert count(teacher) == 6_375_794
     assert round(count(teacher) / count(classifier), 3) == 0.568
 
 
 def test_costs_seventy_one_percent_of_the_classifier():
-    classifier, teacher = CifarResNet18().eval(), BiFPNSelfTeacher(in_channels=CIFAR, num_classes=100).eval()
+    classifier, teacher = CifarResNet18().eval(), BiFPNSelfTeacher.for_classification(CIFAR, num_classes=100).eval()
     flops = []
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
@@ -185,7 +185,7 @@ def test_refuses_inputs_that_do_not_fit():
     net = BiFPNSelfTeacher(in_channels=(4, 4))
     with pytest.raises(ValueError, match='feats must have 2 levels, got 1'):
         net([torch.zeros(1, 4, 2, 2)])
-    with pytest.raises(ValueError, match='classify needs num_classes'):
+    with pytest.raises(ValueError, match='classify needs a network made by'):
         net.classify(net.eval()([torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 2, 2)]))
 
 
