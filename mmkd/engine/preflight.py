@@ -105,9 +105,18 @@ def check_classes(cfg: Config) -> Iterator[str]:
                 yield f'{path}.num_classes is {count}, but the training set has {len(classes)} classes: {shown}.'
 
 
+def _inherited_distillers(cfg: Config) -> list[Any]:
+    """The top-level `distiller` of each file that the configuration's own file inherits."""
+    if not cfg.filename or not Path(cfg.filename).is_file():
+        return []
+    bases = [Config._get_cfg_path(base, cfg.filename)[0] for base in Config._get_base_files(cfg.filename)]
+    return [Config.fromfile(base).get('distiller') for base in bases]
+
+
 def check_distiller(cfg: Config) -> Iterator[str]:
-    """A top-level `distiller` that differs from the one in the model, and so has no effect."""
-    if is_distillation(cfg) and 'distiller' in cfg and cfg.distiller != cfg.model.get('distiller'):
+    """A top-level `distiller` that was changed, which has no effect; the model's own may be another than inherited."""
+    differs = is_distillation(cfg) and 'distiller' in cfg and cfg.distiller != cfg.model.get('distiller')
+    if differs and cfg.distiller not in _inherited_distillers(cfg):
         yield (
             'The top-level distiller differs from model.distiller and has no effect; change model.distiller (on the '
             'command line: --cfg-options model.distiller....=).'
