@@ -177,7 +177,7 @@ def markdown(results: dict) -> str:
         'both arms start from the same student and see the same batches.',
         f'Batch {setting["batch"]}, AdamW, peak learning rate {setting["lr"]:g} (teacher: {setting["teacher_lr"]:g}, '
         f'{setting["teacher_epochs"]} epochs). {setting["hardware"]}, {setting["threads"]} thread(s) a run; '
-        f'{setting["date"]}. "train s" and "ms/image" are time on the clock, rough on a shared machine; "CPU s" is not.',
+        f'{setting["date"]}. "train s" and "ms/image" are clock time, rough on a shared machine; "CPU s" is not.',
     ]
     if results['unfair']:
         notes.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
