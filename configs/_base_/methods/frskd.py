@@ -6,7 +6,7 @@ distiller = dict(
     student_recorders=dict(features=dict(type='ModuleOutputs', source='neck')),
     teacher_recorders=dict(refined=dict(type='ModuleOutputs', source='backbone')),
     distill_losses=dict(
-        loss_frskd_at=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss', loss_weight=1.0))),
+        loss_frskd_at=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss', loss_weight=0.5))),
     loss_forward_mappings=dict(
         loss_frskd_at=dict(
             preds_S=dict(from_student=True, recorder='features'),

@@ -5,7 +5,7 @@ distiller = dict(
     masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian')),
     distill_losses=dict(
         loss_mssd=dict(
-            type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True, loss_weight=1.0))),
+            type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True, loss_weight=0.1))),
     loss_forward_mappings=dict(
         loss_mssd=dict(
             preds_S=dict(from_student=True, recorder='neck'),
