@@ -25,9 +25,14 @@ import torch
 from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.dist import get_dist_info
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
+from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
+
+from mmkd.whole_files import last_whole_checkpoint, removing_late, write_whole
 
 # Lowest and highest release that the test suite was run with, inclusive.
 TESTED = {
@@ -242,6 +247,18 @@ def attach_model_hooks() -> None:
     Runner.register_hooks = register_hooks
 
 
+def write_checkpoints_whole() -> None:
+    """Checkpoints survive a kill and a full disk, and a damaged last one is passed over on resuming.
+
+    MMEngine writes in place, removes the old checkpoint first, and resumes from whatever `last_checkpoint` names.
+    Ended by a release that does none of these.
+    """
+    LocalBackend.put = lambda self, obj, filepath: write_whole(obj, filepath)
+    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
+        setattr(CheckpointHook, name, removing_late(getattr(CheckpointHook, name)))
+    runner_module.find_latest_checkpoint = lambda folder: last_whole_checkpoint(folder, load_checkpoint_file)
+
+
 def check_ops() -> None:
     """Fail at start-up, not at the first NMS, where mmcv was built without its compiled operators.
 
@@ -280,3 +297,4 @@ def check_versions() -> list[str]:
 import_mmrazor()
 close_pickle_fallback()
 attach_model_hooks()
+write_checkpoints_whole()

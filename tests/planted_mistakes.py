@@ -95,6 +95,13 @@ def hostile_archive(cfg: Config, toy: ToyRun, folder: Path) -> None:
     cfg.model.teacher_ckpt = str(folder / 'archive.pth')
 
 
+def hostile_metafile(cfg: Config, toy: ToyRun, folder: Path) -> None:
+    """A metafile beside the teacher's configuration that would run a command if it were more than plain YAML."""
+    (folder / 'teacher.py').write_text(toy.teacher.read_text())
+    (folder / 'metafile.yml').write_text(f"Models: !!python/object/apply:os.system ['touch {folder}/executed']")
+    cfg.model.teacher, cfg.model.teacher_ckpt = str(folder / 'teacher.py'), None
+
+
 def of_mmrazor(cfg: Config, toy: ToyRun, folder: Path) -> None:
     state = torch.load(toy.teacher_ckpt, weights_only=True)['state_dict']
     torch.save(dict(state_dict={f'architecture.{k}': v for k, v in state.items()}), folder / 'razor.pth')
@@ -191,6 +198,7 @@ TRAINING: dict[str, Case] = {
     'teacher checkpoint of other classes': Case(wrong_shape, ('retina_cls.weight (720', 'number of classes')),
     'teacher checkpoint executes code': Case(hostile, ('bomb.pth is refused', 'execute code', 'posix.system')),
     'teacher archive executes code': Case(hostile_archive, ('archive.pth is refused', 'execute code', 'posix.system')),
+    'teacher metafile executes code': Case(hostile_metafile, ('could not determine a constructor', 'os.system')),
     'teacher checkpoint of MMRazor': Case(of_mmrazor, ('MMRazor algorithm', 'Export')),
     'inherit of nothing': Case(put('model.inherit', ['nek']), ("no part 'nek'", 'nearest: neck')),
     'layer unknown': Case(

@@ -2,7 +2,10 @@
 
 import copy
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +237,27 @@ def test_the_graph_is_followed_to_the_students_parameters() -> None:
     assert reaches(other(own(torch.ones(1, 2))).sum(), wanted)
     assert not reaches(other(own(torch.ones(1, 2)).detach()).sum(), wanted)
     assert not reaches(torch.ones(()), wanted)
+
+
+@pytest.mark.slow
+def test_all_processes_stop_together_and_name_the_rank(toy: ToyRun, tmp_path: Path) -> None:
+    cfg = toy.load()
+    cfg.custom_imports = dict(imports=['poison_rank'], allow_failed_imports=False)
+    cfg.custom_hooks = [dict(type='PoisonRankHook', rank=1, at=2)]
+    cfg.log_level = 'WARNING'
+    cfg.dump(str(tmp_path / 'distill.py'))
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command += [str(root / 'tools/train.py'), str(tmp_path / 'distill.py'), '--launcher', 'pytorch']
+    environment = dict(os.environ, PYTHONPATH=f'{root}:{root / "tests"}', OMP_NUM_THREADS='1')
+    command += ['--work-dir', str(tmp_path / 'run')]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    said = re.findall(r'ERROR \(NonFiniteError\): Not finite at iteration 2 .*', done.stderr)
+    assert done.returncode != 0
+    # the launcher ends the other rank as soon as one has ended, perhaps before it has spoken
+    assert said and set(said) == {said[0]}
+    assert 'On rank 1: distill.loss_kd_p3 is nan' in said[0] and 'rank 0' not in said[0]
+    assert len(list((tmp_path / 'run').glob('bad_batch_iter_2_rank_?_0.pth'))) == 2
 
 
 @pytest.mark.parametrize('name', ['skip', 'watch', 'overflows'])

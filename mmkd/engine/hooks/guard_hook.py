@@ -102,6 +102,10 @@ class NumberGuardHook(Hook):
         for one in wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]:
             self._handles.append(one.optimizer.register_step_pre_hook(self._before_step))
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Forget features of what ran between the steps, such as the check of the teacher's accuracy."""
+        self._features.clear()
+
     def after_train(self, runner: Runner) -> None:
         """Stop listening."""
         for handle in self._handles:
@@ -185,8 +189,12 @@ class NumberGuardHook(Hook):
         for number, batch in enumerate(self._pending):
             facts += batch.culprits()
             path = Path(self._runner.work_dir) / f'bad_batch_iter_{iteration}_rank_{get_rank()}_{number}.pth'
-            save_batch(path, batch.inputs, batch.samples, self._model, iteration=iteration, culprits=batch.culprits())
-            files.append(str(path))
+            known = dict(iteration=iteration, culprits=batch.culprits())
+            try:
+                save_batch(path, batch.inputs, batch.samples, self._model, **known)
+                files.append(str(path))
+            except (OSError, RuntimeError) as error:  # a full disk must not hide what went wrong
+                files.append(f'could not be saved ({error})')
         if gradients and not any(all_gather_object(facts)):
             facts = self._blame_gradients()
         images = [image for batch in self._pending for image in batch.images()]

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import load
 
 from mmkd.models.distillers.wiring import nearest
 
@@ -71,7 +71,8 @@ def published_weights(path: Path) -> str | None:
     metafile = path.parent / 'metafile.yml'
     if not metafile.is_file():
         return None
-    models = load(str(metafile)).get('Models', [])
+    # not MMEngine's loader, which constructs whatever object a YAML file asks for
+    models = yaml.safe_load(metafile.read_text(encoding='utf-8')).get('Models', [])
     found = (m.get('Weights') for m in models if Path(m.get('Config', '')).name == path.name)
     return next((weights for weights in found if weights), None)
 

@@ -1,0 +1,128 @@
+"""Checkpoint files that are whole or not there, whenever the process is killed or the disk is full.
+
+`mmkd.compat` puts these functions in the place of MMEngine's.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+
+
+class CheckpointWriteError(OSError):
+    """A file that could not be written; what was there before is still there."""
+
+    user_mistake = True
+
+
+def write_whole(data: bytes, path: str | Path) -> None:
+    """Write a file under another name beside it and rename it when it is whole and on the disk.
+
+    Raises:
+        CheckpointWriteError: the disk is full or not writable; says what is intact.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        whole = ', '.join(p.name for p in sorted(path.parent.glob('*.pth'))) or 'none'
+        raise CheckpointWriteError(
+            f'{path} could not be written: {error.strerror or error}. Earlier checkpoints are intact: {whole}.'
+        ) from error
+    for stale in path.parent.glob('.*.pth.part'):  # of a run that was killed while it wrote
+        stale.unlink(missing_ok=True)
+
+
+class LateRemoval:
+    """A file backend whose removals wait until `finish`: the old checkpoint goes when the new one is there.
+
+    Args:
+        backend: MMEngine's file backend.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._late: list[tuple[Callable[[str], None], str, int | None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the backend's."""
+        return getattr(self._backend, name)
+
+    @staticmethod
+    def _identity(path: str) -> int | None:
+        return os.stat(path).st_ino if os.path.exists(path) else None
+
+    def remove(self, path: str) -> None:
+        """Remove a file later."""
+        self._late.append((self._backend.remove, path, self._identity(path)))
+
+    def rmtree(self, path: str) -> None:
+        """Remove a folder later."""
+        self._late.append((self._backend.rmtree, path, self._identity(path)))
+
+    def finish(self) -> None:
+        """Remove what waits, unless a new file has taken its name."""
+        for remove, path, identity in self._late:
+            if self._identity(path) == identity:
+                remove(path)
+
+
+def removing_late(save: Callable[..., None]) -> Callable[..., None]:
+    """A saving method of MMEngine's CheckpointHook that removes old checkpoints behind the new one, not before."""
+
+    def saved(self: Any, *args: Any, **kwargs: Any) -> None:
+        backend = self.file_backend
+        self.file_backend = late = LateRemoval(backend)
+        try:
+            save(self, *args, **kwargs)
+        finally:
+            self.file_backend = backend
+        late.finish()
+
+    return saved
+
+
+def last_whole_checkpoint(folder: str | Path, read: Callable[[str], Any]) -> str | None:
+    """The checkpoint to resume from: the one that `last_checkpoint` names, or the newest before it that is whole.
+
+    Args:
+        folder: work directory.
+        read: reads a checkpoint and raises an error with `user_mistake` for a damaged one.
+
+    Returns:
+        Path; None where there is no checkpoint yet.
+
+    Raises:
+        RuntimeError: there are checkpoints, and none is whole.
+    """
+    folder = Path(folder)
+    pointer = folder / 'last_checkpoint'
+    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
+    numbers = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in folder.glob('*.pth')}
+    known = sorted((path for path, match in numbers.items() if match), key=lambda p: int(numbers[p][1]), reverse=True)
+    first = [folder / named] if named and (folder / named).is_file() else []
+    candidates = first + [path for path in known if path not in first]
+    reasons = []
+    for path in candidates:
+        try:
+            read(str(path))
+        except RuntimeError as error:
+            reasons.append(str(error))
+            print_log(f'{error} The one before it is tried.', logger='current', level=30)
+            continue
+        return str(path)
+    if reasons:
+        error = RuntimeError(f'No checkpoint in {folder} is whole, so nothing can be resumed: ' + ' '.join(reasons))
+        error.user_mistake = True
+        raise error
+    return None
