@@ -7,6 +7,7 @@ it is for and the release that ends it, and does nothing where it is not needed.
     compat = importlib.import_module('mmkd.compat')     # or in a config: custom_imports=dict(imports=['mmkd.compat'])
 """
 
+import atexit
 import importlib
 import os
 import pickle
@@ -219,9 +220,16 @@ def init_cpu_processes(cfg: Config) -> None:
         if cfg.launcher != 'pytorch':
             raise ValueError(f'Without CUDA only the launcher "pytorch" is supported, got {cfg.launcher!r}.')
         torch.distributed.init_process_group(backend='gloo')
+        # gloo's threads must end before the interpreter does, or it may abort at exit
+        atexit.register(_leave_group)
     wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel', broadcast_buffers=False)
     wrapper.setdefault('find_unused_parameters', cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def attach_model_hooks() -> None:
