@@ -19,9 +19,7 @@ def check_pair(preds_S: Tensor, preds_T: Tensor) -> None:
     """
     for name, value in (('preds_S', preds_S), ('preds_T', preds_T)):
         if not isinstance(value, Tensor):
-            raise TypeError(
-                f'{name} must be one tensor, got {type(value).__name__}; wrap the loss in PyramidLoss for several levels.'
-            )
+            raise TypeError(f'{name} must be one tensor, got {type(value).__name__}; several levels need PyramidLoss.')
     if preds_S.shape != preds_T.shape:
         raise ValueError(
             f'preds_S and preds_T must have the same shape, got {tuple(preds_S.shape)} and {tuple(preds_T.shape)}; '
