@@ -9,7 +9,6 @@ it is for and the release that ends it, and does nothing where it is not needed.
 
 import atexit
 import importlib
-import os
 import pickle
 import re
 import sys
@@ -33,7 +32,7 @@ from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
 
-from mmkd.whole_files import last_whole_checkpoint, removing_late, write_whole
+from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, write_whole
 
 # Lowest and highest release that the test suite was run with, inclusive.
 TESTED = {
@@ -131,25 +130,6 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
         raise UnsafeCheckpointError(f'Checkpoint {file} is cut off or no checkpoint: {reason}') from error
 
 
-def _cached_download(url: str, model_dir: str | None, progress: bool) -> Path:
-    folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / 'checkpoints'
-    file = folder / url.split('?')[0].rsplit('/', 1)[-1]
-    if file.is_file():
-        return file
-    folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f'{file.name}.{os.getpid()}.part')
-    try:
-        torch.hub.download_url_to_file(url, str(part), progress=progress)
-        part.replace(file)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f'Cannot download {url} ({error}). Without a network, fetch the file elsewhere and put it at {file}'
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return file
-
-
 def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = False) -> Path | None:
     """Local path of a checkpoint: rank 0 downloads a URL, the others wait; None for other schemes (`torchvision://`).
 
@@ -167,14 +147,14 @@ def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = F
     failure: FileNotFoundError | None = None
     if rank == 0:
         try:
-            _cached_download(name, model_dir, progress)
+            cached_download(name, model_dir, progress)
         except FileNotFoundError as error:
             failure = error
     if world_size > 1:
         torch.distributed.barrier()
     if failure is not None:
         raise failure
-    return _cached_download(name, model_dir, progress)
+    return cached_download(name, model_dir, progress)
 
 
 def _load_checkpoint_name(

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there, whenever the process is killed or the disk is full.
+"""Checkpoint files that are whole or not there, whenever the process is killed, the disk is full or the network ends.
 
 `mmkd.compat` puts these functions in the place of MMEngine's.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 
 
@@ -41,6 +42,35 @@ def write_whole(data: bytes, path: str | Path) -> None:
         ) from error
     for stale in path.parent.glob('.*.pth.part'):  # of a run that was killed while it wrote
         stale.unlink(missing_ok=True)
+
+
+def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path:
+    """Local path of a downloaded file; it has its name only when it is whole.
+
+    Args:
+        url: where it lies.
+        folder: where to keep it; None for torch's own folder of checkpoints.
+        progress: show a bar.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded; says where to put it by hand.
+    """
+    folder = Path(folder) if folder else Path(torch.hub.get_dir()) / 'checkpoints'
+    file = folder / url.split('?')[0].rsplit('/', 1)[-1]
+    if file.is_file():
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'{file.name}.{os.getpid()}.part')
+    try:
+        torch.hub.download_url_to_file(url, str(part), progress=progress)
+        part.replace(file)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f'Cannot download {url} ({error}). Without a network, fetch the file elsewhere and put it at {file}'
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return file
 
 
 class LateRemoval:
