@@ -34,13 +34,13 @@ from mmengine.utils import digit_version
 
 from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, write_whole
 
-# Lowest and highest release that the test suite was run with, inclusive.
+# Lowest and highest release that is supported, inclusive, and those that the test suite was run with.
 TESTED = {
-    'torch': ('2.4', '2.13'),
-    'mmcv': ('2.1.0', '2.3'),
-    'mmengine': ('0.10.7', '0.10.12'),
-    'mmdet': ('3.3.0', '3.5'),
-    'mmrazor': ('1.0.0', '1.0.0'),
+    'torch': ('2.4', '2.13', '2.13.0'),
+    'mmcv': ('2.1.0', '2.3', '2.3.6'),
+    'mmengine': ('0.10.7', '0.10.12', '0.10.12, in part 0.10.7'),
+    'mmdet': ('3.3.0', '3.5', '3.5.1, in part 3.3.0'),
+    'mmrazor': ('1.0.0', '1.0.0', '1.0.0'),
 }
 
 
@@ -264,19 +264,19 @@ def check_ops() -> None:
 
 
 def check_versions() -> list[str]:
-    """Warn once about releases outside the tested range; returns the warnings' texts."""
+    """Warn about releases outside the supported range; returns the warnings' texts."""
     import mmdet
     import mmrazor
 
     found = dict(torch=torch, mmcv=mmcv, mmengine=mmengine, mmdet=mmdet, mmrazor=mmrazor)
     texts = []
     for name, module in found.items():
-        low, high = TESTED[name]
+        low, high, tested = TESTED[name]
         version = module.__version__.split('+')[0]
         # '2.13' covers 2.13.1: compare as many fields as the limit has.
         head = '.'.join(version.split('.')[: high.count('.') + 1])
         if digit_version(version) < digit_version(low) or digit_version(head) > digit_version(high):
-            texts.append(f'mmkd was tested with {name} {low} to {high}, found {version}.')
+            texts.append(f'mmkd supports {name} {low} to {high} (tested with {tested}), found {version}.')
     for text in texts:
         warnings.warn(text, stacklevel=2)
     return texts

@@ -154,8 +154,8 @@ def test_tested_versions_give_no_warning():
 
 
 def test_an_untested_version_is_named(monkeypatch):
-    monkeypatch.setitem(compat.TESTED, 'mmdet', ('9.0.0', '9.9'))
-    with pytest.warns(UserWarning, match='tested with mmdet 9.0.0 to 9.9, found'):
+    monkeypatch.setitem(compat.TESTED, 'mmdet', ('9.0.0', '9.9', '9.1'))
+    with pytest.warns(UserWarning, match=r'supports mmdet 9.0.0 to 9.9 \(tested with 9.1\), found'):
         assert len(compat.check_versions()) == 1
 
 
