@@ -40,7 +40,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.model.test_cfg.score_thr = 0.0  # after one epoch nothing is certain
     with DefaultScope.overwrite_default_scope('mmdet'):
         torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), folder / 'teacher.pth')
-    sides = {key: dict(from_student=side, recorder='neck') for key, side in (('preds_S', True), ('preds_T', False))}
+    sides = dict(
+        preds_S=dict(from_student=True, recorder='neck', connector='adapt'),
+        preds_T=dict(from_student=False, recorder='neck'),
+    )
     neck = dict(neck=dict(type='ModuleOutputs', source='neck'))
     loss = dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.SSIMLoss', data_range=1.0))
     cfg.model = dict(
