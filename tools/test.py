@@ -2,9 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
-from mmkd.engine.command_line import run_command
+from mmkd.engine.command_line import add_run_arguments, run_command
 from mmkd.engine.launch import load_config, prepare_test, set_local_rank
 from mmkd.engine.testing import TestOptions, test
 
@@ -14,20 +12,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='configuration of the student or of its distillation: path or pkg::name')
     parser.add_argument('checkpoint', help='checkpoint of the student')
-    parser.add_argument('--work-dir', help='folder for logs and metrics (default: work_dirs/<config>)')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show the detections in a window')
     parser.add_argument('--show-dir', help='save pictures of the detections in this folder of the work directory')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the configuration: key=value, nested a.b=value, lists key="[a,b]" or key=a,b',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    add_run_arguments(parser)
     return parser.parse_args()
 
 

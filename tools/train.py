@@ -2,9 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
-from mmkd.engine.command_line import run_command
+from mmkd.engine.command_line import add_run_arguments, run_command
 from mmkd.engine.launch import load_config, prepare_training, set_local_rank, train
 
 
@@ -12,7 +10,6 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='path of the configuration, or pkg::name such as mmkd::ssim/....py')
-    parser.add_argument('--work-dir', help='folder for checkpoints and logs (default: work_dirs/<config>)')
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     parser.add_argument(
@@ -21,14 +18,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='resume from this checkpoint; without a value from the latest one in the work directory',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the configuration: key=value, nested a.b=value, lists key="[a,b]" or key=a,b',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+    add_run_arguments(parser)
     return parser.parse_args()
 
 

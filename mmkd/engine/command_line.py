@@ -1,13 +1,29 @@
-"""How mmkd's commands end: a mistake of the user is a few lines and an exit code, not a traceback.
+"""What mmkd's commands share: arguments of a run, and an end that is a few lines and an exit code, not a traceback.
 
 An error class that tells of a mistake, but is none of the built-in `MISTAKES`, says `user_mistake = True`.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 
+from mmengine.config import DictAction
+
 MISTAKES = (ValueError, TypeError, KeyError, FileNotFoundError, FileExistsError, ImportError, SyntaxError)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `tools/train.py` and `tools/test.py` have in common with MMDetection's."""
+    parser.add_argument('--work-dir', help='folder for checkpoints, logs and metrics (default: work_dirs/<config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the configuration: key=value, nested a.b=value, lists key="[a,b]" or key=a,b',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
 
 
 def run_command(main: Callable[[], int | None]) -> None:
