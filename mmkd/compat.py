@@ -3,12 +3,10 @@
 Importing this module applies those that the installed releases need, so that MMRazor can be imported, checkpoints
 are loaded without executing code, and a model can bring its own hooks to MMEngine's Runner. Each function names what
 it is for and the release that ends it, and does nothing where it is not needed.
-
-    compat = importlib.import_module('mmkd.compat')     # or in a config: custom_imports=dict(imports=['mmkd.compat'])
 """
 
 import atexit
-import importlib
+import importlib.util
 import pickle
 import re
 import sys
@@ -32,7 +30,7 @@ from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
 
-from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, write_whole
+from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, torchvision_url, write_whole
 
 # Lowest and highest release that is supported, inclusive, and those that the test suite was run with.
 TESTED = {
@@ -163,6 +161,19 @@ def _load_checkpoint_name(
     return load_checkpoint_file(str(fetch_checkpoint(filename, model_dir, progress)), map_location)
 
 
+def _load_torchvision_name(filename: str, map_location: Any = None) -> Any:
+    return _load_checkpoint_name(torchvision_url(filename), map_location)
+
+
+def find_torchvision_weights() -> None:
+    """Resolve `torchvision://resnet50` without torchvision, which MMEngine imports only to look up the address.
+
+    Does nothing where torchvision is installed. Ended by an MMEngine release that reads its own list of addresses.
+    """
+    if importlib.util.find_spec('torchvision') is None:
+        CheckpointLoader.register_scheme(prefixes='torchvision://', loader=_load_torchvision_name, force=True)
+
+
 def close_pickle_fallback() -> None:
     """Load every checkpoint (load_from, resume, test, teacher, EMA) through `load_checkpoint_file`.
 
@@ -284,5 +295,6 @@ def check_versions() -> list[str]:
 
 import_mmrazor()
 close_pickle_fallback()
+find_torchvision_weights()
 attach_model_hooks()
 write_checkpoints_whole()

@@ -3,12 +3,14 @@
 `mmkd.compat` puts these functions in the place of MMEngine's.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import torch
 from mmengine.logging import print_log
 
@@ -71,6 +73,19 @@ def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path
     finally:
         part.unlink(missing_ok=True)
     return file
+
+
+def torchvision_url(name: str) -> str:
+    """Address of weights such as `torchvision://resnet50`, from the list that MMEngine ships.
+
+    Raises:
+        FileNotFoundError: the list does not have them.
+    """
+    addresses = json.loads((Path(mmengine.__path__[0]) / 'hub' / 'torchvision_0.12.json').read_text())
+    address = addresses.get(name.split('://', 1)[1])
+    if address is None:
+        raise FileNotFoundError(f'{name} is not among the weights that are known without torchvision installed.')
+    return address
 
 
 class LateRemoval:

@@ -163,3 +163,21 @@ def test_an_mmcv_without_operators_is_mended_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(ImportError, match='no-build-isolation'):
         compat.check_ops()
+
+
+def test_torchvisions_weights_are_found_without_torchvision(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
+    compat.find_torchvision_weights()
+    asked = []
+
+    def download(url, path, progress):
+        asked.append(url)
+        torch.save(dict(conv=torch.ones(1)), path)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    loaded = CheckpointLoader.load_checkpoint('torchvision://resnet18', map_location='cpu')
+    assert loaded['conv'] == 1
+    assert asked[0].endswith('.pth') and 'resnet18' in asked[0]
+    with pytest.raises(FileNotFoundError, match='torchvision://resnet1 is not among'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet1')
