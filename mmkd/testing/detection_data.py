@@ -1,10 +1,12 @@
 """Data sets of an experiment: where they lie, which classes they have, how a detector is scored on them."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _COCO_ANNOTATIONS = '{split}.json', 'instances_{split}.json', 'instances_{split}2017.json'
+# COCO's object sizes: end of the metric's key -> name, and areas in px^2 of the image as it is stored
+_COCO_SIZES = {'s': ('AP_small', 0, 32**2), 'm': ('AP_medium', 32**2, 96**2), 'l': ('AP_large', 96**2, float('inf'))}
 _COCO_IMAGES = 'images', '{split}', '{split}2017', 'images/{split}', 'images/{split}2017', '.'
 
 
@@ -33,19 +35,22 @@ class DetectionData:
     percent: float = 100.0
 
 
-def detection_data(path: str | Path, layout: str = 'coco', splits: tuple[str, str] = ('train', 'val')) -> DetectionData:
+def detection_data(
+    path: str | Path, layout: str = 'coco', splits: tuple[str, str] = ('train', 'val'), *, by_size: bool = False
+) -> DetectionData:
     """Find a data set on disk.
 
     Args:
         path: Its folder.
         layout: `coco` (`annotations/{train,val}.json` or COCO's own names) or `kitti` (`training/`, `ImageSets/`).
         splits: Names of what is trained on and what is scored on; no other split is read.
+        by_size: Report AP by object size too, for the sizes that the scored split has (COCO only).
 
     Returns:
         The description; nothing is written.
 
     Raises:
-        ValueError: For another layout, or the same split twice.
+        ValueError: For another layout, the same split twice, or `by_size` with KITTI.
         FileNotFoundError: Where a file is missing; the message lists what was looked for.
     """
     root = Path(path).expanduser().resolve()
@@ -55,7 +60,33 @@ def detection_data(path: str | Path, layout: str = 'coco', splits: tuple[str, st
         raise ValueError(f'splits must name two different splits, got {splits}')
     if layout not in ('coco', 'kitti'):
         raise ValueError(f"format must be 'coco' or 'kitti', got {layout!r}")
-    return (coco_data if layout == 'coco' else kitti_data)(root, splits)
+    if layout == 'kitti':
+        if by_size:
+            raise ValueError('by_size is for COCO data; KITTI has difficulties instead')
+        return kitti_data(root, splits)
+    data = coco_data(root, splits)
+    return replace(data, metrics=data.metrics | size_metrics(Path(data.val['ann_file']))) if by_size else data
+
+
+def size_metrics(annotations: Path) -> dict[str, str]:
+    """The metrics by object size that a COCO annotation file has objects for.
+
+    Bounds are COCO's: small up to 32^2 px, large from 96^2 px, by the annotations' `area` in px^2 of the images as they
+    are stored, whatever size they are resized into.
+
+    Args:
+        annotations: File of the split that is scored.
+
+    Returns:
+        Key of `CocoMetric` -> name.
+    """
+    things = json.loads(annotations.read_text())['annotations']
+    areas = [thing['area'] for thing in things if not thing.get('iscrowd') and not thing.get('ignore')]
+    return {
+        f'coco/bbox_mAP_{key}': name
+        for key, (name, low, high) in _COCO_SIZES.items()
+        if any(low <= area <= high for area in areas)
+    }
 
 
 def kitti_data(root: Path, splits: tuple[str, str]) -> DetectionData:

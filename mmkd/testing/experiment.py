@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmkd.testing.arms import Arm, parse_arm
 from mmkd.testing.detection_data import DetectionData
 from mmkd.testing.methods import PLAIN, TEACHER, distilled_model, needs_teacher
 from mmkd.testing.recipe import Schedule, training_config
@@ -39,7 +40,7 @@ class Experiment:
         data: Data set.
         student: Model config of the student.
         teacher: Model config of the teacher.
-        methods: Arms beside the teacher, such as `('plain', 'ssim')`.
+        methods: Arms beside the teacher, such as `('plain', 'ssim')`; see `mmkd.testing.arms`.
         seeds: Of every arm but the teacher, whose seed is the first of them.
         schedule: Of every arm, the teacher included unless `teacher_schedule` is given.
         teacher_schedule: Of the teacher.
@@ -52,6 +53,10 @@ class Experiment:
     seeds: tuple[int, ...]
     schedule: Schedule
     teacher_schedule: Schedule | None = None
+
+    def arms(self) -> dict[str, Arm]:
+        """The arms by name."""
+        return {arm.name: arm for arm in map(parse_arm, self.methods)}
 
     def identity(self) -> dict:
         """What must not change between two calls with the same folder; methods and seeds may be added."""
@@ -99,7 +104,7 @@ def runs_of(experiment: Experiment, work_dir: Path) -> list[Run]:
     """All runs, in the order in which they are started: seed by seed, so that early stops leave whole pairs."""
     runs = [Run(TEACHER, experiment.seeds[0], work_dir / TEACHER)]
     for seed in experiment.seeds:
-        runs += [Run(arm, seed, work_dir / arm / f'seed{seed}') for arm in experiment.methods]
+        runs += [Run(arm, seed, work_dir / arm / f'seed{seed}') for arm in experiment.arms()]
     return runs
 
 
@@ -168,12 +173,14 @@ def _run_all(
     poll_seconds: float,
     worker: Sequence[str],
 ) -> list[Run]:
+    for run in runs:
+        _refuse_other_arm(experiment, run)
     waiting = [run for run in runs if run.result is None]
     active: dict[subprocess.Popen, Run] = {}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     try:
         while waiting or active:
-            for run in [run for run in waiting if _can_start(run, runs)][: jobs - len(active)]:
+            for run in [run for run in waiting if _can_start(experiment, run, runs)][: jobs - len(active)]:
                 waiting.remove(run)
                 _prepare(experiment, run, runs[0])
                 active[_start(run, worker, threads)] = run
@@ -218,15 +225,16 @@ def run_config(experiment: Experiment, run: Run, teacher: Run) -> Config:
     if run.arm == TEACHER:
         schedule, model = experiment.teacher_schedule or schedule, experiment.teacher
     elif run.arm != PLAIN:
+        arm = experiment.arms()[run.arm]
         found = None
-        if needs_teacher(run.arm):
+        if needs_teacher(arm.method):
             found = dict(teacher=str(teacher.folder / 'config.py'), teacher_ckpt=(teacher.result or {})['checkpoint'])
-        model = distilled_model(experiment.student, run.arm, found)
+        model = arm.apply(distilled_model(experiment.student, arm.method, found))
     return training_config(model, experiment.data, schedule, run.seed)
 
 
-def _can_start(run: Run, runs: Sequence[Run]) -> bool:
-    return not needs_teacher(run.arm) or runs[0].result is not None
+def _can_start(experiment: Experiment, run: Run, runs: Sequence[Run]) -> bool:
+    return run.arm == TEACHER or runs[0].result is not None or not needs_teacher(experiment.arms()[run.arm].method)
 
 
 @contextlib.contextmanager
@@ -246,6 +254,22 @@ def _prepare(experiment: Experiment, run: Run, teacher: Run) -> None:
     run.folder.mkdir(parents=True)
     run_config(experiment, run, teacher).dump(run.folder / 'config.py')
     write_json(run.folder / 'metrics.json', experiment.data.metrics)
+    write_json(run.folder / 'arm.json', _arm_record(experiment, run))
+
+
+def _arm_record(experiment: Experiment, run: Run) -> dict:
+    arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
+    return json.loads(json.dumps(asdict(arm)))
+
+
+def _refuse_other_arm(experiment: Experiment, run: Run) -> None:
+    """A finished run must be of the arm that its name means now."""
+    found = _read_json(run.folder / 'arm.json')
+    if run.result and found and found != _arm_record(experiment, run):
+        raise ExperimentError(
+            f'{run.folder} holds {run.arm!r} with the method {found["method"]} and the options {found["options"]}; '
+            'give the new arm another name.'
+        )
 
 
 def _start(run: Run, worker: Sequence[str], threads: int) -> subprocess.Popen:

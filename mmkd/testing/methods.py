@@ -64,9 +64,9 @@ def _adapted(distiller: dict) -> dict:
     return dict(distiller, connectors=dict(distiller.get('connectors') or {}, adapt=dict(_ADAPT)))
 
 
-def needs_teacher(arm: str) -> bool:
-    """Whether an arm learns from the trained teacher; plain, the teacher itself and self-distillation do not."""
-    return arm not in (PLAIN, TEACHER) and _family(arm) not in _SELF_DISTILLATION
+def needs_teacher(method: str) -> bool:
+    """Whether a method learns from the trained teacher; plain, the teacher itself and self-distillation do not."""
+    return method not in (PLAIN, TEACHER) and _family(method) not in _SELF_DISTILLATION
 
 
 def distilled_model(student: dict, method: str, teacher: dict | None = None) -> dict:

@@ -24,6 +24,7 @@ class Schedule:
         weight_decay: Of AdamW; not on norms and biases.
         warmup: Steps of the linear warm-up.
         workers: Processes that load images; 0 loads in the training process.
+        score_every: Epochs between two scorings; the last epoch is always scored.
     """
 
     epochs: int = 12
@@ -33,6 +34,7 @@ class Schedule:
     weight_decay: float = 0.05
     warmup: int = 60
     workers: int = 0
+    score_every: int = 1
 
 
 def training_config(model: dict, data: DetectionData, schedule: Schedule, seed: int) -> Config:
@@ -108,7 +110,7 @@ def _optimisation(schedule: Schedule, steps: int) -> dict:
     total = schedule.epochs * steps
     warmup = min(schedule.warmup, max(total // 5, 1))
     return dict(
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=schedule.epochs, val_interval=1),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=schedule.epochs, val_interval=schedule.score_every),
         val_cfg=dict(type='ValLoop'),
         test_cfg=dict(type='TestLoop'),
         optim_wrapper=dict(

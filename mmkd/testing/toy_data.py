@@ -2,13 +2,22 @@
 
 Scenes differ in background (gradient, blots, stripes), light, noise and number of shapes; shapes differ in size,
 angle, colour and border. The colour is a hint, since two thirds of a class have its own hue, but no proof. Some
-shapes are cut by the image border, some partly covered, a quarter are small. Thin lines belong to no class and are
-not labelled. Everything follows from `seed`: train and val are two independent streams of it.
+shapes are cut by the image border, some partly covered. Thin lines belong to no class and are not labelled.
+Everything follows from `seed`: train and val are two independent streams of it.
 
-Boxes are `(x, y, w, h)` in px of the image, tight around the part of the shape that lies inside the image.
+Two mixtures: `mixed` has 3 to 10 shapes in 192x160 px, a quarter of them small; `small` has 12 to 28 in 320x256 px,
+70 % of them with sides of 9 to 22 px. In the second, COCO's own bounds (small: area below 32^2 px of the image as it
+is stored, large: above 96^2 px) find small, medium and large objects, so that AP by object size means what it does
+on COCO. In the first, no object is large by these bounds.
+
+Boxes are `(x, y, w, h)` in px of the image, tight around the part of the shape that lies inside the image; `area` is
+that of the box.
 """
 
+import difflib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,14 +29,51 @@ _CROSS = np.vstack([_CROSS, [(-1, -1)]]) / 3.0
 _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.85
 
 
+@dataclass(frozen=True)
+class ObjectMixture:
+    """How many shapes a scene has, and how large they are.
+
+    Args:
+        count: Least and most shapes that are tried in an image; one that would cover another is left out.
+        small: Share of small shapes.
+        small_radius: Range of half a side of a small shape, px.
+        size: (width, height) of an image, px.
+        large: Share of large shapes among all; the others are in between.
+    """
+
+    count: tuple[int, int]
+    small: float
+    small_radius: tuple[float, float]
+    size: tuple[int, int]
+    large: float = 0.0
+
+    def radius(self, rng: np.random.Generator, size: tuple[int, int]) -> float:
+        """Half a side of the next shape, px, in an image of `size` (width, height) px."""
+        kind = rng.random()
+        if kind < self.small:
+            return rng.uniform(*self.small_radius)
+        shorter = min(size)
+        if not self.large:
+            return rng.uniform(9, max(shorter / 4, 10))
+        bounds = (0.2, 0.3) if kind > 1 - self.large else (0.07, 0.15)
+        return rng.uniform(*(share * shorter for share in bounds))
+
+
+MIXTURES = {
+    'mixed': ObjectMixture(count=(3, 10), small=0.25, small_radius=(5, 9), size=(192, 160)),
+    'small': ObjectMixture(count=(12, 28), small=0.7, small_radius=(4.5, 11), size=(320, 256), large=0.06),
+}
+
+
 def make_toy_data(
     root: str | Path,
     *,
     train: int = 200,
     val: int = 60,
-    size: tuple[int, int] = (192, 160),
+    size: tuple[int, int] | None = None,
     classes: tuple[str, ...] = TOY_CLASSES,
     seed: int = 0,
+    objects: str = 'mixed',
 ) -> Path:
     """Write the data set; the same arguments always give the same pixels and boxes.
 
@@ -35,22 +81,27 @@ def make_toy_data(
         root: Folder to write: `annotations/{train,val}.json` and `images/`.
         train: Number of training images.
         val: Number of validation images.
-        size: (width, height) of every image, px.
+        size: (width, height) of every image, px; None for that of the mixture.
         classes: Names of the categories. The first four are the four shapes; names after them are listed without
             any object, so that the set can stand in for one with more classes.
         seed: Of all that is drawn.
+        objects: `mixed` or `small`: how many shapes an image has, and how large they are.
 
     Returns:
         `root`. A finished folder that was written with the same arguments is left as it is.
 
     Raises:
-        ValueError: For fewer than one image, an image below 32 px or no class.
+        ValueError: For fewer than one image, an image below 32 px, no class or an unknown mixture.
         FileExistsError: Where `root` holds a set with other arguments.
     """
+    mixture = _mixture(objects)
+    size = size or mixture.size
     if min(train, val) < 1 or min(size) < 32 or not classes:
         raise ValueError(f'need at least 1 image, 32 px and 1 class, got {train}, {val}, {size}, {classes}')
     root = Path(root)
     arguments = dict(train=train, val=val, size=list(size), classes=list(classes), seed=seed)
+    if objects != 'mixed':  # sets of earlier releases have no such entry
+        arguments['objects'] = objects
     stamp = root / 'toy_data.json'
     if stamp.exists():
         found = json.loads(stamp.read_text())
@@ -60,48 +111,64 @@ def make_toy_data(
     (root / 'images').mkdir(parents=True, exist_ok=True)
     (root / 'annotations').mkdir(exist_ok=True)
     for stream, (split, count) in enumerate((('train', train), ('val', val))):
-        _write_split(root, split, count, size, classes, np.random.default_rng([seed, stream]))
+        rng = np.random.default_rng([seed, stream])
+        shapes = min(len(classes), len(TOY_CLASSES))
+        _write_split(root, split, classes, (draw_scene(rng, size, shapes, objects) for _ in range(count)))
     stamp.write_text(json.dumps(arguments))
     return root
 
 
-def draw_scene(rng: np.random.Generator, size: tuple[int, int], shapes: int = 4) -> tuple[np.ndarray, list[dict]]:
+def draw_scene(
+    rng: np.random.Generator, size: tuple[int, int], shapes: int = 4, objects: str = 'mixed'
+) -> tuple[np.ndarray, list[dict]]:
     """One image and its objects.
 
     Args:
         rng: Source of everything random.
         size: (width, height), px.
         shapes: How many of the four shapes may appear.
+        objects: Name of the mixture.
 
     Returns:
         Image (H, W, 3), uint8; objects as dicts of `label` (index of the shape) and `bbox` (x, y, w, h), px.
+
+    Raises:
+        ValueError: For an unknown mixture.
     """
+    mixture = _mixture(objects)
     width, height = size
     image = _background(rng, width, height)
     _clutter(rng, image)
-    objects: list[dict] = []
-    for _ in range(int(rng.integers(3, 11))):
+    found: list[dict] = []
+    for _ in range(int(rng.integers(mixture.count[0], mixture.count[1] + 1))):
         label = int(rng.integers(shapes))
-        mask = _shape_mask(rng, label, width, height)
+        mask = _shape_mask(rng, label, width, height, mixture.radius(rng, size))
         bbox = _tight_box(mask)
-        if bbox is None or any(_covers(bbox, other['bbox']) for other in objects):
+        if bbox is None or any(_covers(bbox, other['bbox']) for other in found):
             continue
         _paint(rng, image, mask, label)
-        objects.append(dict(label=label, bbox=bbox))
+        found.append(dict(label=label, bbox=bbox))
     light = rng.uniform(0.7, 1.1)
     noise = rng.normal(0, rng.uniform(0, 6), image.shape)
-    return np.clip(image * light + noise, 0, 255).astype(np.uint8), objects
+    return np.clip(image * light + noise, 0, 255).astype(np.uint8), found
+
+
+def _mixture(objects: str) -> ObjectMixture:
+    if objects not in MIXTURES:
+        near = difflib.get_close_matches(str(objects), MIXTURES, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'objects must be one of {sorted(MIXTURES)}, got {objects!r}{hint}')
+    return MIXTURES[objects]
 
 
 def _write_split(
-    root: Path, split: str, count: int, size: tuple[int, int], classes: tuple[str, ...], rng: np.random.Generator
+    root: Path, split: str, classes: tuple[str, ...], scenes: Iterable[tuple[np.ndarray, list[dict]]]
 ) -> None:
     images, annotations = [], []
-    for index in range(1, count + 1):
-        picture, objects = draw_scene(rng, size, min(len(classes), len(TOY_CLASSES)))
+    for index, (picture, objects) in enumerate(scenes, 1):
         name = f'{split}_{index:05d}.png'
         cv2.imwrite(str(root / 'images' / name), picture)
-        images.append(dict(id=index, file_name=name, width=size[0], height=size[1]))
+        images.append(dict(id=index, file_name=name, width=picture.shape[1], height=picture.shape[0]))
         for thing in objects:
             _, _, w, h = thing['bbox']
             annotations.append(
@@ -137,10 +204,7 @@ def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
         cv2.line(image, start, end, rng.uniform(0, 255, 3).tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
 
 
-def _shape_mask(rng: np.random.Generator, label: int, width: int, height: int) -> np.ndarray:
-    largest = min(width, height) / 4
-    small = rng.random() < 0.25
-    radius = rng.uniform(5, 9) if small else rng.uniform(9, max(largest, 10))
+def _shape_mask(rng: np.random.Generator, label: int, width: int, height: int, radius: float) -> np.ndarray:
     centre = rng.uniform((0, 0), (width, height))
     mask = np.zeros((height, width), np.uint8)
     if label == 0:

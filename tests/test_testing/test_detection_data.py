@@ -1,6 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+import torch
+from mmdet.registry import DATASETS, METRICS
+from mmdet.utils import register_all_modules
 
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.toy_data import TOY_CLASSES, make_toy_data
@@ -61,8 +65,43 @@ def test_refuses_splits_with_other_classes(toy):
         detection_data(toy)
 
 
+def test_ap_by_size_is_asked_for_the_sizes_that_are_there(toy, tmp_path):
+    plain = {'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'}
+    assert detection_data(toy).metrics == plain
+    assert detection_data(toy, by_size=True).metrics == plain | {'coco/bbox_mAP_s': 'AP_small'}
+    many = make_toy_data(tmp_path / 'many', train=1, val=12, objects='small')
+    sizes = {'coco/bbox_mAP_s': 'AP_small', 'coco/bbox_mAP_m': 'AP_medium', 'coco/bbox_mAP_l': 'AP_large'}
+    assert detection_data(many, by_size=True).metrics == plain | sizes
+
+
+def test_size_names_are_those_of_cocos_evaluation(tmp_path):
+    """A detector that finds exactly the small objects scores 1 on small and 0 on the others."""
+    root = make_toy_data(tmp_path / 'many', train=1, val=12, objects='small')
+    register_all_modules(init_default_scope=True)
+    data = detection_data(root, by_size=True)
+    dataset = DATASETS.build(dict(data.val, pipeline=[]))
+    metric = METRICS.build(data.evaluator)
+    metric.dataset_meta = dataset.metainfo
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        small = [box for box in info['instances'] if np.prod(np.subtract(box['bbox'][2:], box['bbox'][:2])) <= 32**2]
+        found = dict(
+            bboxes=torch.tensor([box['bbox'] for box in small]).reshape(-1, 4),
+            labels=torch.tensor([box['bbox_label'] for box in small], dtype=torch.long),
+            scores=torch.ones(len(small)),
+        )
+        shape = (info['height'], info['width'])
+        metric.process({}, [dict(pred_instances=found, img_id=info['img_id'], ori_shape=shape)])
+    scores = metric.evaluate(len(dataset))
+    named = {name: scores[key] for key, name in data.metrics.items()}
+    assert named['AP_small'] == pytest.approx(1.0)
+    assert named['AP_medium'] == named['AP_large'] == 0
+
+
 def test_refuses_a_missing_folder_and_an_unknown_format(toy):
     with pytest.raises(FileNotFoundError, match='no data folder'):
         detection_data(toy / 'nowhere')
     with pytest.raises(ValueError, match="must be 'coco' or 'kitti'"):
         detection_data(toy, 'voc')
+    with pytest.raises(ValueError, match='KITTI has difficulties'):
+        detection_data(toy, 'kitti', by_size=True)

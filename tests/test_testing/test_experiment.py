@@ -164,3 +164,19 @@ def test_other_batches_or_another_start_are_noticed(experiment, tmp_path):
         'ssim, seed 3: other batches than plain',
         'ssim, seed 4: other initial student than plain',
     ]
+
+
+def test_a_name_that_means_another_arm_now_is_refused(run, experiment):
+    run(experiment)
+    other = dataclasses.replace(
+        experiment, methods=('plain', 'ssim=ssim,distiller.distill_losses.loss_ssim.loss.loss_weight=1')
+    )
+    with pytest.raises(ExperimentError, match="holds 'ssim' with the method ssim and the options \\[\\]"):
+        run(other)
+
+
+def test_an_arm_with_options_is_trained_with_them(run, experiment):
+    text = 'weak=ssim,distiller.distill_losses.loss_ssim.loss.loss_weight=1'
+    runs, _ = run(dataclasses.replace(experiment, methods=('plain', text)))
+    model = Config.fromfile(runs[-1].folder / 'config.py').model
+    assert (runs[-1].arm, model.distiller.distill_losses.loss_ssim.loss.loss_weight) == ('weak', 1)

@@ -5,7 +5,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from mmkd.testing import experiment
-from mmkd.testing.quickstart import main, parse_options, quickstart
+from mmkd.testing.quickstart import build_experiment, main, parse_options, quickstart, toy_data
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
 
@@ -75,6 +75,22 @@ def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_p
 def test_impossible_options_are_refused(options, wrong):
     with pytest.raises(SystemExit) as stop:
         parse_options([*options, *wrong])
+    assert stop.value.code == 2
+
+
+def test_small_toy_set_is_scored_by_object_size(tmp_path):
+    options = parse_options(['--toy', 'small', '--work-dir', str(tmp_path)])
+    experiment = build_experiment(options, toy_data(tmp_path / 'data', options.toy))
+    assert experiment.schedule.scale == (320, 256)
+    assert list(experiment.data.metrics.values()) == ['AP', 'AP50', 'AP_small', 'AP_medium', 'AP_large']
+    assert list(toy_data(tmp_path / 'mixed', 'mixed').metrics.values()) == ['AP', 'AP50']
+
+
+def test_toy_sets_get_folders_of_their_own_and_exclude_own_data(options):
+    assert str(parse_options(['--toy', 'mixed']).work_dir) == 'work_dirs/quickstart'
+    assert str(parse_options(['--toy', 'small']).work_dir) == 'work_dirs/quickstart_small'
+    with pytest.raises(SystemExit) as stop:
+        parse_options([*options, '--toy', 'small'])
     assert stop.value.code == 2
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import cv2
@@ -5,6 +6,10 @@ import numpy as np
 import pytest
 
 from mmkd.testing.toy_data import TOY_CLASSES, draw_scene, make_toy_data
+
+
+# Pixels and annotations of a set in 96x64 px that the generator made before it knew more than one mixture.
+GOLDEN = 'XXX'
 
 
 def _files(root):
@@ -75,6 +80,45 @@ def test_a_finished_set_is_left_as_it_is(tmp_path):
     (root / 'images' / 'train_00001.png').write_bytes(b'touched')
     make_toy_data(tmp_path, train=1, val=1)
     assert (root / 'images' / 'train_00001.png').read_bytes() == b'touched'
+
+
+def test_the_default_set_has_the_pixels_and_boxes_that_results_were_made_with(tmp_path):
+    digest = hashlib.sha256()
+    for name, content in sorted(_files(make_toy_data(tmp_path, train=2, val=1, size=(96, 64))).items()):
+        if name.suffix == '.png':
+            content = cv2.imread(str(tmp_path / name)).tobytes()
+        digest.update(content)
+    assert digest.hexdigest() == GOLDEN
+
+
+def _areas(root, split='val'):
+    content = json.loads((root / 'annotations' / f'{split}.json').read_text())
+    return np.array([box['area'] for box in content['annotations']]), len(content['images'])
+
+
+def test_small_mixture_has_many_objects_of_which_most_are_small_by_cocos_bounds(tmp_path):
+    areas, images = _areas(make_toy_data(tmp_path, train=1, val=60, objects='small'))
+    assert len(areas) / images > 12
+    assert 0.65 < (areas <= 32**2).mean() < 0.8
+    assert ((areas > 32**2) & (areas < 96**2)).sum() >= 100
+    assert (areas >= 96**2).sum() >= 15
+
+
+def test_small_mixture_is_deterministic_and_larger(tmp_path):
+    first = make_toy_data(tmp_path / 'a', train=2, val=1, objects='small')
+    assert _files(first) == _files(make_toy_data(tmp_path / 'b', train=2, val=1, objects='small'))
+    assert cv2.imread(str(first / 'images' / 'train_00001.png')).shape == (256, 320, 3)
+
+
+def test_refuses_a_folder_with_the_other_mixture(tmp_path):
+    make_toy_data(tmp_path, train=1, val=1, objects='small')
+    with pytest.raises(FileExistsError, match='another toy set'):
+        make_toy_data(tmp_path, train=1, val=1)
+
+
+def test_refuses_an_unknown_mixture(tmp_path):
+    with pytest.raises(ValueError, match=r"objects must be one of \['mixed', 'small'\], got 'smal'; did you mean 'small'"):
+        make_toy_data(tmp_path, objects='smal')
 
 
 def test_refuses_a_folder_with_another_set(tmp_path):

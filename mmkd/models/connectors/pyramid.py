@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from mmkd.registry import MODELS
 
+# What MMRazor's own connectors call the channels of the two sides.
+HOST_NAMES = {
+    'student_channels': 'in_channels',
+    'teacher_channels': 'out_channels',
+    'in_channel': 'in_channels',
+    'out_channel': 'out_channels',
+}
+
 
 @MODELS.register_module()
 class PyramidConnector(nn.Module):
     """A connector of its own for every level, in place of a copied block for each level in the config.
 
     Weights are not shared between levels. Each of the four per-level arguments is handed, one entry a level, to
-    connectors whose constructor has an argument of that name.
+    connectors whose constructor has an argument of that name, or of the name that MMRazor's connectors have for it.
 
     Args:
         connector: config of the connector of one level; what it says itself holds for all levels.
@@ -50,7 +58,11 @@ class PyramidConnector(nn.Module):
         levels = count_levels(given)
         wanted = constructor_arguments(connector)
         # what the connector's own config says holds for all levels
-        passed = {name: value for name, value in given.items() if name in wanted and connector.get(name) is None}
+        passed = {
+            name: given[HOST_NAMES.get(name, name)]
+            for name in wanted
+            if HOST_NAMES.get(name, name) in given and connector.get(name) is None
+        }
         self.levels = nn.ModuleList(
             MODELS.build({**connector, **{name: value[level] for name, value in passed.items()}})
             for level in range(levels)

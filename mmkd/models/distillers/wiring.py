@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkd.models.connectors.pyramid import HOST_NAMES
+
 RESERVED = ('data_samples', 'rois', 'labels')
 FILLED = ('in_channels', 'out_channels', 'in_strides', 'out_strides')
 
@@ -171,12 +173,14 @@ def fill_connector(cfg: Mapping, cls: type, own: Tap | None, other: Tap | None) 
     """The connector's configuration with its channels and strides read from the two models.
 
     `in_*` is the record that the connector transforms, `out_*` the record that its loss compares it with. Only
-    arguments that the constructor has, and that the configuration leaves out or None, are filled.
+    arguments that the constructor has, and that the configuration leaves out or None, are filled; those of MMRazor's
+    own connectors too, under their names.
     """
     filled = dict(cfg)
     parameters = inspect.signature(cls.__init__).parameters
-    for name in FILLED:
+    for argument in parameters:
+        name = HOST_NAMES.get(argument, argument)
         tap = own if name.startswith('in_') else other
-        if name in parameters and filled.get(name) is None and tap is not None:
-            filled[name] = tap.filled('channels' if name.endswith('channels') else 'strides')
+        if name in FILLED and filled.get(argument) is None and tap is not None:
+            filled[argument] = tap.filled('channels' if name.endswith('channels') else 'strides')
     return filled

@@ -1,0 +1,13 @@
+# MMRazor's Pearson correlation with MMRazor's own weight for RetinaNet, Cao et al. 2022, https://arxiv.org/abs/2207.02039: to
+# compare with. 1x1 where the channels of the necks differ.
+distiller = dict(
+    type='mmkd.DetectionDistiller',
+    student_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),
+    teacher_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),
+    connectors=dict(adapt=dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector'))),
+    distill_losses=dict(
+        loss_pkd=dict(type='mmkd.PyramidLoss', loss=dict(type='mmrazor.PKDLoss', loss_weight=10))),
+    loss_forward_mappings=dict(
+        loss_pkd=dict(
+            preds_S=dict(from_student=True, recorder='neck', connector='adapt'),
+            preds_T=dict(from_student=False, recorder='neck'))))

@@ -1,0 +1,106 @@
+"""One arm of an experiment: a method, under a name of its own where options change it.
+
+`ssim` is the method as it ships. `ikd-logit=ikd,distiller.distill_losses.loss_ikd_feature.loss.loss_weight=0` is an arm
+called `ikd-logit`: the method `ikd` with the options that follow, each a key below `model.` as for `--cfg-options`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*')
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm is.
+
+    Args:
+        name: In tables and of its folder.
+        method: Stem of a file in `configs/_base_/methods`, or `plain`.
+        options: Pairs of a key below `model.` and a text that is read as `--cfg-options` reads it.
+    """
+
+    name: str
+    method: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    def apply(self, model: dict) -> dict:
+        """Model config with the options in it.
+
+        Args:
+            model: Config of an algorithm.
+
+        Returns:
+            A new config.
+
+        Raises:
+            ValueError: Where a key is not in the model: a misspelt option would change nothing.
+        """
+        cfg = Config({'model': model})
+        for key, text in self.options:
+            _refuse_unknown(model, key, self.name)
+            cfg.merge_from_dict({f'model.{key}': _value(text)})
+        return cfg.model.to_dict()
+
+
+def parse_arm(text: str) -> Arm:
+    """Read one word of `--methods`.
+
+    Args:
+        text: `METHOD`, or `NAME=METHOD,KEY=VALUE,...`.
+
+    Returns:
+        The arm; whether the method exists is not looked at.
+
+    Raises:
+        ValueError: For a name that cannot be a folder, or an option without a value.
+    """
+    name, equals, rest = text.partition('=')
+    method, *options = _split(rest) if equals else [name]
+    for part in (name, method):
+        if not _NAME.fullmatch(part):
+            raise ValueError(f'an arm is METHOD, or NAME=METHOD,KEY=VALUE,...; got {text!r}')
+    pairs = []
+    for option in options:
+        key, _, value = option.partition('=')
+        if not (key and value):
+            raise ValueError(f'{name}: an option is KEY=VALUE, got {option!r}')
+        pairs.append((key.removeprefix('model.'), value))
+    return Arm(name, method, tuple(pairs))
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas that are in no bracket."""
+    parts, depth = [''], 0
+    for letter in text:
+        depth += (letter in '([{') - (letter in ')]}')
+        if letter == ',' and not depth:
+            parts.append('')
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _value(text: str) -> Any:
+    return DictAction._parse_iterable(text)
+
+
+def _refuse_unknown(model: dict, key: str, arm: str) -> None:
+    """A key must exist up to its last part, which may be an argument that the config leaves at its default."""
+    node: Any = model
+    *path, _ = key.split('.')
+    for depth, part in enumerate(path):
+        inside = node.get(part) if isinstance(node, dict) else _element(node, part)
+        if inside is None:
+            there = sorted(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else node
+            raise ValueError(f'{arm}: no {".".join(path[: depth + 1])!r} in its model; there are: {list(there)}')
+        node = inside
+
+
+def _element(node: Any, index: str) -> Any:
+    if isinstance(node, list | tuple) and index.isdigit() and int(index) < len(node):
+        return node[int(index)]
+    return None

@@ -1,0 +1,69 @@
+"""A part of the training split to choose hyper-parameters on, so that the validation split stays unseen."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from mmkd.testing.detection_data import DetectionData
+from mmkd.testing.worker import write_json
+
+
+def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:
+    """Train on a part of the training split and score on the rest of it.
+
+    COCO images are drawn by the digest of their file names, the same at every call; KITTI frames, of which neighbours
+    are of one drive, are the last ones of the split.
+
+    Args:
+        data: Data set; its validation split is not read.
+        share: Of the training images to score on, in (0, 1).
+        folder: Where the two annotation files are written.
+
+    Returns:
+        Another description of the same images.
+
+    Raises:
+        ValueError: Where either part would be empty.
+    """
+    source = Path(data.train['ann_file'])
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [folder / f'{part}{source.suffix}' for part in ('train_part', 'held_back')]
+    counts = (_split_coco if source.suffix == '.json' else _split_kitti)(source, names, share)
+    if min(counts) < 1:
+        raise ValueError(f'a share of {share} of {sum(counts)} images leaves an empty part')
+    train = dict(data.train, ann_file=str(names[0]))
+    held = {key: value for key, value in data.train.items() if key != 'filter_cfg'}
+    evaluator = dict(data.evaluator)
+    if 'ann_file' in evaluator:
+        evaluator['ann_file'] = str(names[1])
+    return replace(
+        data,
+        name=f'{data.name} (held-back training images)',
+        train=train,
+        val=dict(held, ann_file=str(names[1]), test_mode=True),
+        evaluator=evaluator,
+        counts=counts,
+    )
+
+
+def _split_coco(source: Path, names: list[Path], share: float) -> tuple[int, int]:
+    content = json.loads(source.read_text())
+    order = sorted(content['images'], key=lambda image: hashlib.sha256(image['file_name'].encode()).digest())
+    held = {image['id'] for image in order[: round(share * len(order))]}
+    for name, inside in zip(names, (False, True), strict=True):
+        part = dict(
+            content,
+            images=[image for image in content['images'] if (image['id'] in held) == inside],
+            annotations=[box for box in content['annotations'] if (box['image_id'] in held) == inside],
+        )
+        write_json(name, part)
+    return len(order) - len(held), len(held)
+
+
+def _split_kitti(source: Path, names: list[Path], share: float) -> tuple[int, int]:
+    frames = sorted(source.read_text().split())
+    kept = len(frames) - round(share * len(frames))
+    for name, part in zip(names, (frames[:kept], frames[kept:]), strict=True):
+        name.write_text(''.join(f'{frame}\n' for frame in part))
+    return kept, len(frames) - kept

@@ -1,0 +1,50 @@
+import pytest
+
+from mmkd.testing.arms import parse_arm
+from mmkd.testing.methods import distilled_model
+
+TEACHER = dict(teacher='t.py', teacher_ckpt='t.pth')
+
+
+def model_of(text):
+    arm = parse_arm(text)
+    return arm.apply(distilled_model(dict(type='X'), arm.method, TEACHER))
+
+
+def test_a_method_alone_is_an_arm_of_its_name():
+    arm = parse_arm('ssim')
+    assert (arm.name, arm.method, arm.options) == ('ssim', 'ssim', ())
+
+
+def test_an_option_reaches_the_model_with_or_without_its_prefix():
+    for prefix in ('', 'model.'):
+        model = model_of(f'weak=ssim,{prefix}distiller.distill_losses.loss_ssim.loss.loss_weight=0.5')
+        assert model['distiller']['distill_losses']['loss_ssim']['loss']['loss_weight'] == 0.5
+    assert model_of('ssim')['distiller']['distill_losses']['loss_ssim']['loss']['loss_weight'] != 0.5
+
+
+def test_an_option_reaches_the_element_of_a_list():
+    model = model_of('ikd-plain=ikd,distiller.connectors.resample.0.connector.mode=none')
+    assert model['distiller']['connectors']['resample'][0]['connector']['mode'] == 'none'
+    assert model['distiller']['connectors']['resample'][1] == model_of('ikd')['distiller']['connectors']['resample'][1]
+
+
+def test_a_value_in_brackets_may_hold_commas():
+    arm = parse_arm('x=ssim,distiller.distill_losses.loss_ssim.level_weights=[1,0,0,0,0]')
+    assert len(arm.options) == 1
+    assert model_of('x=ssim,distiller.distill_losses.loss_ssim.level_weights=[1,0,0,0,0]')['distiller'][
+        'distill_losses'
+    ]['loss_ssim']['level_weights'] == [1, 0, 0, 0, 0]
+
+
+def test_a_misspelt_option_is_refused_by_the_part_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"no 'distiller.distill_losses.loss_sim'.*loss_ssim"):
+        model_of('x=ssim,distiller.distill_losses.loss_sim.loss.loss_weight=0')
+    with pytest.raises(ValueError, match=r"no 'distiller.connectors.resample.7'"):
+        model_of('x=ikd,distiller.connectors.resample.7.connector.mode=none')
+
+
+@pytest.mark.parametrize('text', ['x=', '../x', 'x=ssim,loss_weight', '=ssim', 'x=ssim,a='])
+def test_refuses_what_is_no_arm(text):
+    with pytest.raises(ValueError, match='an arm is|an option is'):
+        parse_arm(text)
