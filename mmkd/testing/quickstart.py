@@ -26,7 +26,7 @@ from mmkd.testing.detection_data import DetectionData, detection_data
 from mmkd.testing.experiment import Experiment, ExperimentError, Run, run_experiment
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.measure import load_student, model_cost, validation_samples
-from mmkd.testing.methods import PLAIN
+from mmkd.testing.methods import PLAIN, distilled_model
 from mmkd.testing.pictures import draw_pictures
 from mmkd.testing.progress import ProgressBoard
 from mmkd.testing.recipe import Schedule, detector_from_config
