@@ -1,0 +1,113 @@
+"""Which method file suits a pair: `ikd`, `mkd` and `frskd` have one for every kind of head.
+
+| method | dense heads of one kind | single RoI heads | anything else |
+| --- | --- | --- | --- |
+| `ikd` | `ikd` | `ikd_roi` | `ikd_neck` |
+| `mkd` | `mkd` | `mkd_roi` | `mkd_neck` |
+| `frskd` | `frskd_dense` | `frskd_roi` | `frskd` (attention maps alone); classifiers: `frskd_classifier` |
+
+`frskd` has no teacher, so that the student's head alone counts. `frskd_fit` and the other stems are taken as they are; `NAME.py` names exactly that file.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import mmdet.models  # noqa: F401 registers the heads
+from mmdet.models.dense_heads import FCOSHead, SSDHead, YOLOXHead
+from mmdet.models.dense_heads.anchor_head import AnchorHead
+from mmdet.registry import MODELS
+
+HeadKind = Literal['dense', 'roi', 'classifier', 'other']
+
+# Method -> kind of head -> stem of the file.
+_FILES: dict[str, dict[str, str]] = {
+    'ikd': dict(dense='ikd', roi='ikd_roi', other='ikd_neck'),
+    'mkd': dict(dense='mkd', roi='mkd_roi', other='mkd_neck'),
+    'frskd': dict(dense='frskd_dense', roi='frskd_roi', classifier='frskd_classifier', other='frskd'),
+}
+_OF_THE_STUDENT_ALONE = ('frskd',)
+# What must agree for two heads to put the same meaning into the same number; a missing key is the head's default.
+_SAME_IN_DENSE = ('type', 'num_classes', 'anchor_generator', 'strides', 'regress_ranges')
+
+
+def method_file(method: str, student: Mapping[str, Any], teacher: Mapping[str, Any] | None = None) -> str:
+    """The file that a method means for a pair.
+
+    Args:
+        method: Name such as `ikd`, a stem such as `ikd_neck`, or `ikd.py` for exactly that file.
+        student: Model config of the detector.
+        teacher: Model config of the teacher; None where there is none or it is not known, which counts as one of the
+            student's kind.
+
+    Returns:
+        Stem of a file in `configs/_base_/methods`; a name that has no choice is returned as it is.
+    """
+    if method.endswith('.py'):
+        return method.removesuffix('.py')
+    files = _FILES.get(method)
+    if files is None:
+        return method
+    kind = head_kind(student)
+    if method not in _OF_THE_STUDENT_ALONE and teacher is not None and not same_heads(student, teacher):
+        kind = 'other'
+    return files.get(kind, files['other'])
+
+
+def head_kind(model: Mapping[str, Any]) -> HeadKind:
+    """What a model's logits are.
+
+    Args:
+        model: Model config.
+
+    Returns:
+        `dense`: one sigmoid a class on every point, of a head whose assigned points are known; `roi`: softmax in a
+        single RoI head; `classifier`; `other`.
+    """
+    roi_head, bbox_head, head = (model.get(key) for key in ('roi_head', 'bbox_head', 'head'))
+    if roi_head is not None:
+        box = roi_head.get('bbox_head')
+        single = isinstance(box, Mapping) and isinstance(roi_head.get('bbox_roi_extractor'), Mapping)
+        return 'roi' if single and not _uses_sigmoid(box, default=False) else 'other'
+    if isinstance(bbox_head, Mapping):
+        return 'dense' if _is_dense(bbox_head) and _uses_sigmoid(bbox_head, default=True) else 'other'
+    if isinstance(head, Mapping) and str(model.get('type')).endswith('Classifier'):
+        return 'classifier'
+    return 'other'
+
+
+def same_heads(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two detectors' logits can be compared number by number.
+
+    Args:
+        one: Model config.
+        other: Model config.
+
+    Returns:
+        True for dense heads of one type with the same anchors, and for single RoI heads, with the same classes.
+    """
+    kind = head_kind(one)
+    if kind not in ('dense', 'roi') or kind != head_kind(other):
+        return False
+    if kind == 'roi':
+        boxes = [model['roi_head']['bbox_head'] for model in (one, other)]
+        return boxes[0].get('num_classes') == boxes[1].get('num_classes')
+    heads = [model['bbox_head'] for model in (one, other)]
+    return all(_plain(heads[0].get(key)) == _plain(heads[1].get(key)) for key in _SAME_IN_DENSE)
+
+
+def _is_dense(head: Mapping[str, Any]) -> bool:
+    kind = head.get('type')
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, AnchorHead | FCOSHead | YOLOXHead) and found is not SSDHead
+
+
+def _uses_sigmoid(head: Mapping[str, Any], *, default: bool) -> bool:
+    loss = head.get('loss_cls')
+    return bool(loss.get('use_sigmoid', False)) if isinstance(loss, Mapping) else default
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples alike: a config that was written to a file and read again has lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inside) for key, inside in value.items()}
+    return [_plain(inside) for inside in value] if isinstance(value, list | tuple) else value
