@@ -128,6 +128,31 @@ def no_mapping(cfg: Config, toy: ToyRun, folder: Path) -> None:
     cfg.model.distiller.loss_forward_mappings = {}
 
 
+def soft_targets(strides: tuple[int, ...] | None = None, **more: dict) -> Callable[[Config, ToyRun, Path], None]:
+    """Soft targets on the class outputs of both heads, which need the assigned labels."""
+
+    def change(cfg: Config, toy: ToyRun, folder: Path) -> None:
+        head = dict(head=dict(type='ModuleOutputs', source='bbox_head'))
+        sides = {
+            key: dict(from_student=own, recorder='head', data_idx=0, strides=strides)
+            for key, own in (('preds_S', True), ('preds_T', False))
+        }
+        cfg.model.distiller = dict(
+            type='mmkd.DetectionDistiller',
+            student_recorders=head,
+            teacher_recorders=head,
+            distill_losses=dict(loss_kd=dict(type='mmkd.SoftTargetLoss', mode='sigmoid')),
+            loss_forward_mappings=dict(loss_kd=dict(sides, **more)),
+        )
+
+    return change
+
+
+def gate(cfg: Config, toy: ToyRun, folder: Path) -> None:
+    loss = dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True))
+    cfg.model.distiller.distill_losses = dict(loss_kd=loss)
+
+
 MAPPING = 'model.distiller.loss_forward_mappings.loss_kd'
 HEAD = 'model.architecture.bbox_head'
 LOSS = 'model.distiller.distill_losses.loss_kd'
@@ -156,7 +181,21 @@ TRAINING: dict[str, Case] = {
     'num_classes': Case(put(f'{HEAD}.num_classes', 80), ('bbox_head.num_classes is 80', '4 classes: circle, square')),
     'bomb: num_classes': Case(put(f'{HEAD}.num_classes', 10**9), ('num_classes is 1000000000', 'more than')),
     'bomb: channels': Case(put('model.architecture.neck.out_channels', 10**8), ('neck.out_channels is 100000000',)),
-    'bomb: batch size': Case(put('train_dataloader.batch_size', 10**8), ('batch_size is 100000000',)),
+    'bomb: batch size': Case(
+        put('train_dataloader.batch_size', 10**8), ('train_dataloader.batch_size must be', '65536, got 100000000')
+    ),
+    'bomb: image scale': Case(
+        lambda cfg, toy, folder: cfg.train_dataloader.dataset.pipeline[2].update(scale=(10**9, 10**9)),
+        ('train_dataloader.dataset.pipeline[2].scale[0] is 1000000000', 'no machine can run that'),
+    ),
+    'bomb: workers': Case(
+        put('train_dataloader.num_workers', 10**6), ('train_dataloader.num_workers must be between 0 and 1024',)
+    ),
+    'bomb: anything': Case(put(f'{HEAD}.feat_levels', 10**15), ('feat_levels is 1000000000000000, more than',)),
+    'epochs that are no number': Case(
+        put('train_cfg.max_epochs', 'twelve'), ("train_cfg.max_epochs must be a whole number, got 'twelve'",)
+    ),
+    'no epochs': Case(put('train_cfg.max_epochs', 0), ('train_cfg.max_epochs must be between 1 and',)),
     'bomb: nested annotations': Case(
         lambda cfg, toy, folder: (
             (folder / 'a.json').write_text('[' * 200_000),
@@ -204,6 +243,21 @@ TRAINING: dict[str, Case] = {
     'layer unknown': Case(
         put('model.distiller.teacher_recorders.neck.source', 'nek'), ("teacher RetinaNet has no layer 'nek'", 'neck')
     ),
+    'layer that is nearly a container': Case(
+        put('model.distiller.student_recorders.neck.source', 'neck.fpn_conv'),
+        ("no layer 'neck.fpn_conv'; nearest: neck.fpn_convs.4",),
+    ),
+    'layer and teacher file at once': Case(
+        lambda cfg, toy, folder: (
+            put('model.distiller.teacher_recorders.neck.source', 'nek')(cfg, toy, folder) or truncated(cfg, toy, folder)
+        ),
+        ("has no layer 'nek'", 'teacher_ckpt: ', 'cut.pth is cut off'),
+    ),
+    'labels missing': Case(soft_targets(), ('loss_kd does not fit', 'needs labels=')),
+    'labels of other points': Case(
+        soft_targets(labels=dict(recorder='labels'), strides=(8, 16)), ('a training step on a made image fails',)
+    ),
+    'gate without mask': Case(gate, ('a training step on a made image fails', 'gate=True needs mask=')),
     'layer is never called': Case(
         put('model.distiller.student_recorders.neck.source', 'neck.fpn_convs'),
         ('neck.fpn_convs', 'never run', 'name a'),

@@ -19,6 +19,8 @@ from mmkd.evaluation.kitti_objects import TYPES, KittiObjects, type_code
 from mmkd.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
+# Folders of images and labels below the data root.
+KITTI_FOLDERS = {'img': 'training/image_2', 'label': 'training/label_2'}
 _DROPPED = -1
 
 
@@ -67,7 +69,7 @@ class KittiDataset(BaseDetDataset):
         if neighbours not in ('ignore', 'drop', 'merge'):
             raise ValueError(f"neighbours must be 'ignore', 'drop' or 'merge', got {neighbours!r}")
         self.dont_care, self.neighbours, self.cache_dir = dont_care, neighbours, cache_dir
-        prefix = {'img': 'training/image_2', 'label': 'training/label_2'} if data_prefix is None else dict(data_prefix)
+        prefix = dict(KITTI_FOLDERS if data_prefix is None else data_prefix)
         if 'img' not in prefix or set(prefix) - {'img', 'label'}:
             raise ValueError(f"data_prefix must have the key 'img' and may have 'label', got {sorted(prefix)}")
         super().__init__(ann_file=ann_file, metainfo=metainfo, data_prefix=prefix, **kwargs)

@@ -6,11 +6,15 @@ An error class that tells of a mistake, but is none of the built-in `MISTAKES`, 
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from mmengine.config import DictAction
 
 MISTAKES = (ValueError, TypeError, KeyError, FileNotFoundError, FileExistsError, ImportError, SyntaxError)
+# Seconds for which the other processes of a machine leave the word to the first. It finds the same mistake, says it and
+# ends, whereupon the launcher ends the others; only what they alone have met do they say themselves.
+PATIENCE = 10.0
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +30,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
 
 
+def leave_the_word_to_the_first() -> None:
+    """Wait in every process of a machine but the first, so that a mistake that all have met is said once."""
+    if int(os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0) > 0:
+        time.sleep(PATIENCE)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command; on a mistake print it and leave with exit code 1.
+    """Run a command; on a mistake print it and leave with exit code 1, on Ctrl-C with 130.
 
     The environment variable `MMKD_TRACEBACK=1` shows the whole traceback instead. A number that `main` returns is the
     exit code.
@@ -35,6 +45,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except KeyboardInterrupt:
+        if os.environ.get('RANK', '0') == '0':
+            print('\nInterrupted. Checkpoints that are there are whole; --resume continues.', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         mistake = isinstance(error, MISTAKES) or getattr(error, 'user_mistake', False)
@@ -42,6 +54,7 @@ def run_command(main: Callable[[], int | None]) -> None:
             raise
         from mmkd.engine.explain import explain  # asks MMEngine, which an early mistake may have kept from loading
 
+        leave_the_word_to_the_first()
         print(f'\nERROR ({type(error).__name__}): {explain(error)}', file=sys.stderr)
         print('MMKD_TRACEBACK=1 shows where it came from.', file=sys.stderr)
         sys.stderr.flush()

@@ -16,11 +16,13 @@ from mmengine.runner import Runner
 
 from mmkd import compat
 from mmkd.engine import config_rules
+from mmkd.engine.dry_step import step_problem
 from mmkd.engine.explain import explain
 from mmkd.engine.preflight_data import check_data, dataset_classes, datasets
+from mmkd.engine.preflight_sizes import check_sizes
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.inherit import inherit_weights
-from mmkd.models.algorithms.teacher import CheckpointMismatchError, load_strictly
+from mmkd.models.algorithms.teacher import CheckpointMismatchError, Teacher, load_strictly
 from mmkd.models.apart import own_randomness
 from mmkd.models.distillers.wiring import nearest
 
@@ -28,21 +30,6 @@ CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, Checkpoint
 # Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.
 KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
 KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root')
-# Beyond these a number is a slip of the hand or an attack: the run would take all memory before any message.
-LIMITS = {
-    'num_classes': 100_000,
-    'channels': 65_536,
-    'embed_dims': 65_536,
-    'stacked_convs': 1_000,
-    'num_outs': 64,
-    'num_stages': 64,
-    'num_queries': 1_000_000,
-    'batch_size': 65_536,
-    'num_workers': 1_024,
-    'prefetch_factor': 1_024,
-    'scale': 65_536,
-    'pad_size_divisor': 65_536,
-}
 
 
 class PreflightError(ValueError):
@@ -60,26 +47,6 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
         first = key.split('.')[0]
         if first not in known:
             raise ValueError(f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, known)}.')
-
-
-def _numbers(node: Any, path: str) -> Iterator[tuple[str, str, float]]:
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items:
-        here = f'{path}.{key}' if isinstance(node, dict) else f'{path}[{key}]'
-        if isinstance(value, dict | list | tuple):
-            yield from _numbers(value, here)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            name = here.rpartition('.')[2].split('[')[0]
-            yield here, name, value
-
-
-def check_sizes(cfg: Config) -> Iterator[str]:
-    """Numbers that no machine could serve."""
-    for part in ('model', 'train_dataloader', 'val_dataloader'):
-        for path, name, value in _numbers(cfg.get(part) or {}, part):
-            limit = LIMITS.get(name) or next((LIMITS[k] for k in ('channels',) if name.endswith(k)), None)
-            if limit is not None and value > limit:
-                yield f'{path} is {value}, more than {limit}: no machine can run that.'
 
 
 def _head_classes(model: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
@@ -146,7 +113,7 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
 
 
 def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
-    """A model that cannot be built or wired, or a teacher whose checkpoint is not its own."""
+    """A model that cannot be built, wired or stepped, or a teacher whose checkpoint is not its own."""
     model = cfg.model.copy()
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -157,6 +124,8 @@ def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
         if os.environ.get('MMKD_TRACEBACK') == '1':
             raise
         yield f'model: {explain(error)}'
+        if weights:
+            yield from _check_teacher_alone(model)
         return
     teacher = getattr(built, '_teacher', None)
     if getattr(built, 'inherit', ()):
@@ -164,8 +133,21 @@ def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
             inherit_weights(built.architecture, teacher.model, built.inherit)
         except ValueError as error:
             yield f'model: {error}'
-    if not weights or teacher is None or teacher.loaded or '://' in str(teacher.checkpoint):
-        return  # published weights are downloaded and checked when training starts, before the first step
+    if weights and teacher is not None:
+        yield from _check_weights(teacher)
+    with own_randomness():
+        problem = step_problem(built)
+    if problem is not None:
+        yield f'model: {problem}'
+
+
+def _check_weights(teacher: Teacher) -> Iterator[str]:
+    """A checkpoint on this machine that is damaged or not the teacher's.
+
+    Published weights are downloaded and checked when training starts, before the first step.
+    """
+    if teacher.loaded or '://' in str(teacher.checkpoint):
+        return
     try:
         state = compat.load_checkpoint_file(str(compat.fetch_checkpoint(teacher.checkpoint)))
         load_strictly(
@@ -173,6 +155,18 @@ def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
         )
     except CHECKPOINT_ERRORS as error:
         yield f'teacher_ckpt: {error}'
+
+
+def _check_teacher_alone(model: dict[str, Any]) -> Iterator[str]:
+    """The teacher's file, where something else is wrong with the model: both are said at once."""
+    if model.get('teacher') is None:
+        return
+    try:
+        with own_randomness():
+            teacher = Teacher(model['teacher'], model.get('teacher_ckpt'), strict=model.get('teacher_strict', True))
+    except Exception:  # the teacher itself is what was said already
+        return
+    yield from _check_weights(teacher)
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (

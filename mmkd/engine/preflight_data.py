@@ -10,7 +10,9 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
+from mmkd.datasets.kitti import KITTI_FOLDERS, KittiDataset
 from mmkd.engine.explain import explain
+from mmkd.evaluation.kitti_files import read_split
 from mmkd.models.distillers.wiring import nearest
 
 MAX_NESTING = 2000
@@ -29,13 +31,16 @@ def datasets(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
                 yield name, dataset
 
 
+def _dataset_type(dataset: ConfigDict) -> type | None:
+    with DATASETS.switch_scope_and_registry(None) as registry:  # `get` alone does not know the default scope
+        return registry.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+
+
 def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
     """Class names of a data set's configuration: its metainfo, or those of its type."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        with DATASETS.switch_scope_and_registry(None) as registry:  # `get` alone does not know the default scope
-            cls = registry.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
-        classes = getattr(cls, 'METAINFO', {}).get('classes', ())
+        classes = getattr(_dataset_type(dataset), 'METAINFO', {}).get('classes', ())
     return (classes,) if isinstance(classes, str) else tuple(classes)
 
 
@@ -46,16 +51,48 @@ def check_data(cfg: Config) -> Iterator[str]:
         if dataset.get('data_root') and not root.is_dir():
             yield f'{name}: the data folder {root} does not exist. Set data_root.'
             continue
-        annotations = dataset.get('ann_file')
-        if not annotations or '://' in annotations:
-            continue
-        path = root / annotations
-        if not path.is_file():
+        files = dataset.get('ann_file') or ()
+        paths = [root / file for file in ([files] if isinstance(files, str) else files) if '://' not in file]
+        missing = [path for path in paths if not path.is_file()]
+        for path in missing:
             options = [p.name for p in path.parent.glob(f'*{path.suffix}')] if path.parent.is_dir() else []
             yield f'{name}: the annotation file {path} does not exist; {nearest(path.name, options)}.'
-        elif path.suffix == '.json':
-            yield from _check_coco(name, dataset, path, root)
+        if missing:
+            continue
+        if _is_kitti(dataset):
+            yield from check_kitti(name, dataset, root, paths)
+        for path in paths:
+            if path.suffix == '.json':
+                yield from _check_coco(name, dataset, path, root)
     yield from _check_evaluator(cfg)
+
+
+def _is_kitti(dataset: ConfigDict) -> bool:
+    try:
+        return issubclass(_dataset_type(dataset) or object, KittiDataset)
+    except (KeyError, ImportError):  # an unknown type is said elsewhere
+        return False
+
+
+def check_kitti(name: str, dataset: ConfigDict, root: Path, splits: list[Path]) -> Iterator[str]:
+    """Split files of KITTI's layout that are none, or name frames that are not in the folders."""
+    prefix = dataset.get('data_prefix') or KITTI_FOLDERS
+    images, labels = root / prefix.get('img', ''), prefix.get('label')
+    if not images.is_dir():
+        yield f'{name}: the image folder {images} does not exist. Set data_root or data_prefix.img.'
+        return
+    there = {path.stem for path in images.iterdir()}
+    for split in splits:
+        try:
+            frames = read_split(split)  # refuses names with a slash: no frame lies outside the folders
+        except ValueError as error:
+            yield f'{name}: {error}.'
+            continue
+        alone = [frame for frame in frames if frame not in there]
+        unlabelled = [f for f in frames if labels and not (root / labels / f'{f}.txt').is_file()]
+        for what, folder, found in (('image', images, alone), ('label file', root / str(labels), unlabelled)):
+            if found:
+                yield f'{name}: {split.name} names {len(found)} frames without {what} in {folder}, such as {found[0]}.'
 
 
 def _check_evaluator(cfg: Config) -> Iterator[str]:

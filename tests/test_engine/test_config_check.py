@@ -119,6 +119,7 @@ PROBLEMS: dict[str, Case] = {
         ('custom_keys.architecture.backbone matches nothing', '(backbone)'),
     ),
     'learning rate of 0': Case(put('optim_wrapper.optimizer.lr', 0.0), ('optimizer.lr is 0.0',)),
+    'learning rate infinite': Case(put('optim_wrapper.optimizer.lr', float('inf')), ('optimizer.lr is inf',)),
     'both sides the student': Case(put(f'{MAPPING}.preds_T', neck_source(True)), ('both come from the student',)),
     'both sides the teacher': Case(
         put(f'{MAPPING}.preds_S', dict(_delete_=True, **neck_source(False))), ('both come from the teacher',)

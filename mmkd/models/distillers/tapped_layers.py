@@ -14,10 +14,12 @@ def check_layers(model: nn.Module, sources: Iterable[str], side: str) -> None:
     Raises:
         ValueError: names the layer, the side and the nearest layers.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    layers = {name: module for name, module in model.named_modules() if name}
+    # containers are never called, so that nothing could be recorded from them
+    called = [name for name, module in layers.items() if not isinstance(module, nn.ModuleList | nn.ModuleDict)]
     for source in sources:
-        if source and source not in names:
-            raise ValueError(f'The {side} {type(model).__name__} has no layer {source!r}; {nearest(source, names)}.')
+        if source and source not in layers:
+            raise ValueError(f'The {side} {type(model).__name__} has no layer {source!r}; {nearest(source, called)}.')
 
 
 def spare_output(model: nn.Module, source: str) -> None:

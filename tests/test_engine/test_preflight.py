@@ -1,0 +1,131 @@
+"""What `tools/train.py` looks at before it writes anything: KITTI's files, the step on a made image, who speaks."""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+
+from mmkd.engine import command_line
+from mmkd.engine.command_line import run_command
+from mmkd.engine.dry_step import made_batch, step_problem
+from mmkd.engine.preflight_data import check_data
+from mmkd.testing.methods import distilled_model
+from mmkd.testing.toy_detectors import toy_detector
+from mmkd.testing.toy_kitti import make_toy_kitti
+
+SMALL = dict(width=8, channels=16, convs=1)
+
+
+@pytest.fixture
+def kitti(tmp_path: Path) -> Path:
+    return make_toy_kitti(tmp_path / 'kitti')
+
+
+def said(root: Path, **more: object) -> str:
+    dataset = dict(type='mmkd.KittiDataset', data_root=str(root), ann_file='ImageSets/train.txt') | more
+    return '\n'.join(check_data(Config(dict(train_dataloader=dict(dataset=dataset)))))
+
+
+def split(root: Path, *names: str) -> None:
+    (root / 'ImageSets/train.txt').write_text('\n'.join(names) + '\n')
+
+
+def test_right_kitti_folders_pass(kitti: Path) -> None:
+    assert said(kitti) == ''
+    assert said(kitti, ann_file=['ImageSets/train.txt', 'ImageSets/val.txt']) == ''
+    assert said(kitti, ann_file='') == ''
+
+
+@pytest.mark.parametrize('name', ['../../../etc/passwd', '/etc/passwd', '../000000'])
+def test_a_kitti_frame_outside_the_folders_is_refused(name: str, kitti: Path) -> None:
+    split(kitti, '000000', name)
+    assert f'train.txt:2: expected one frame name, found {name!r}' in said(kitti)
+
+
+@pytest.mark.parametrize('name', ['..', '000099'])
+def test_a_kitti_frame_that_is_not_there_is_refused(name: str, kitti: Path) -> None:
+    split(kitti, '000000', name)
+    text = said(kitti)
+    assert f'train.txt names 1 frames without image in {kitti}/training/image_2, such as {name}.' in text
+    assert f'without label file in {kitti}/training/label_2, such as {name}.' in text
+
+
+def test_missing_kitti_folders_are_named(kitti: Path) -> None:
+    assert 'the image folder' in said(kitti, data_prefix=dict(img='training/image_3'))
+    assert 'tain.txt does not exist; nearest: train.txt' in said(kitti, ann_file=['ImageSets/tain.txt'])
+
+
+METHODS = dict(ssim='fcos', mkd='retinanet', mkd_roi='faster-rcnn', ikd_roi='faster-rcnn', mssd='yolox', frskd='fcos')
+
+
+def algorithm(method: str, family: str, **loss: object) -> object:
+    student = toy_detector(family, **SMALL)
+    cfg = distilled_model(student, method, dict(teacher=copy.deepcopy(student), teacher_ckpt='none.pth'))
+    for part in cfg['distiller']['distill_losses'].values():
+        ConfigDict(part.get('loss', part)).update(loss)
+    return MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_right_method_takes_its_step(method: str) -> None:
+    model = algorithm(method, METHODS[method])
+    steps = []
+    model.architecture.register_forward_hook(lambda *_: steps.append(1))
+    assert step_problem(model) is None
+    assert len(steps) == 2, 'the student alone, and within the method'
+
+
+def test_a_student_that_wants_more_than_boxes_is_left_to_the_real_image() -> None:
+    model = algorithm('ssim', 'retinanet')
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyError('text')
+
+    model.architecture.forward = fail
+    assert step_problem(model) is None
+
+
+def test_the_made_image_trains_every_toy_family() -> None:
+    """Otherwise the check would be silent for it."""
+    for family in set(METHODS.values()):
+        student = MODELS.build(toy_detector(family, **SMALL))
+        losses = student(*made_batch(), mode='loss')
+        assert any('cls' in name for name in losses)
+
+
+@pytest.mark.parametrize(('rank', 'waits'), [(None, 0.0), ('0', 0.0), ('1', 0.3)])
+def test_the_first_process_of_a_machine_speaks_first(
+    rank: str | None, waits: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setattr(command_line, 'PATIENCE', 0.3)
+    if rank is not None:
+        monkeypatch.setenv('LOCAL_RANK', rank)
+
+    def fail() -> None:
+        raise ValueError('a mistake')
+
+    start = time.perf_counter()
+    with pytest.raises(SystemExit):
+        run_command(fail)
+    assert (time.perf_counter() - start >= 0.3) == bool(waits)
+    assert 'a mistake' in capsys.readouterr().err
+
+
+def test_ctrl_c_is_said_once_and_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    run: Callable = run_command
+    for rank, says in (('0', True), ('1', False)):
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit) as leaving:
+            run(interrupted)
+        assert leaving.value.code == 130
+        assert ('--resume continues' in capsys.readouterr().err) == says
