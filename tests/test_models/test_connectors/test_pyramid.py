@@ -144,3 +144,15 @@ def test_refuses_records_that_do_not_fit():
         connector(maps((3, 4)), maps((3, 4, 5)))
     with pytest.raises(TypeError, match='feats must be a tuple with one map a level, got Tensor'):
         connector(maps((3,))[0])
+
+
+def test_a_connector_of_mmrazor_gets_its_channels_under_its_own_names(register):
+    class HostLike(nn.Conv2d):
+        def __init__(self, student_channels: int, teacher_channels: int) -> None:
+            super().__init__(student_channels, teacher_channels, 1)
+
+    cfg = dict(type=register(HostLike))
+    connector = PyramidConnector(connector=cfg, in_channels=(3, 5), out_channels=(4, 6), in_strides=(8, 16))
+    assert [(level.in_channels, level.out_channels) for level in connector.levels] == [(3, 4), (5, 6)]
+    fixed = PyramidConnector(connector=dict(cfg, teacher_channels=9), in_channels=(3, 5), out_channels=(4, 6))
+    assert [level.out_channels for level in fixed.levels] == [9, 9]

@@ -89,3 +89,25 @@ def test_reserved_records_need_no_side():
 def test_nearest_prefers_what_looks_alike():
     assert nearest('neck.fpn_conv', ['neck.fpn_convs', 'backbone', 'bbox_head']).startswith('nearest: neck.fpn_convs')
     assert nearest('zzz', ['a', 'b']) == 'there are: a, b'
+
+
+class HostConnector(nn.Module):
+    """Arguments as MMRazor's MGDConnector has them."""
+
+    def __init__(self, student_channels, teacher_channels, lambda_mgd=0.65):
+        super().__init__()
+
+
+class OtherHostConnector(nn.Module):
+    """Arguments as MMRazor's ConvModuleConnector has them."""
+
+    def __init__(self, in_channel, out_channel):
+        super().__init__()
+
+
+def test_channels_of_mmrazors_own_connectors_are_filled_too():
+    own, other = Tap((8,), (16,), False), Tap((32,), (16,), False)
+    filled = fill_connector(dict(type='X'), HostConnector, own, other)
+    assert filled == dict(type='X', student_channels=8, teacher_channels=32)
+    filled = fill_connector(dict(type='X', in_channel=5), OtherHostConnector, own, other)
+    assert filled == dict(type='X', in_channel=5, out_channel=32)
