@@ -46,7 +46,6 @@ MISSING_NAMES: set[str] = set()
 MISSING_METHODS: set[str] = set()
 MISSING_TOOLS: set[str] = {
     *('benchmark_cost.py', 'compare_methods.py', 'new_config.py'),
-    'visualize_distillation.py',
 }
 
 KINDS = [name for name, value in vars(registry).items() if isinstance(value, Registry) and not name.startswith('ROOT_')]

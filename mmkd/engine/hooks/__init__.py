@@ -1,3 +1,11 @@
 """Hooks. Importing this package registers them."""
 
-from . import class_check_hook, distill_checkpoint_hook, guard_hook, teacher_check_hook  # noqa: F401
+from . import (  # noqa: F401
+    class_check_hook,
+    cost_hook,
+    diagnosis_hook,
+    distill_checkpoint_hook,
+    distillation_picture_hook,
+    guard_hook,
+    teacher_check_hook,
+)
