@@ -1,19 +1,12 @@
 """The teacher's accuracy, measured once before training."""
 
-import copy
-from typing import Any
-
-import torch
-from mmengine.device import get_device
-from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
 from mmkd.engine.hooks.class_check_hook import num_classes
 from mmkd.engine.random_state import preserved_random_state
+from mmkd.engine.small_evaluation import evaluate_on, first_images
 from mmkd.registry import HOOKS
 
 
@@ -65,33 +58,9 @@ class TeacherCheckHook(Hook):
 
     def _evaluate(self, runner: Runner) -> dict[str, float] | None:
         model = getattr(runner.model, 'module', runner.model)
-        loader, evaluator = self._loader(runner), runner.build_evaluator(copy.deepcopy(runner.cfg.val_evaluator))
+        loader = first_images(runner, self.num_images)
         classes = loader.dataset.metainfo.get('classes', ())
         if num_classes(model.teacher) not in (None, len(classes)):
             print_log('The teacher has other classes than the data set; its accuracy is not measured.', 'current')
             return None
-        self._restrict(evaluator, loader)
-        teacher = model.teacher.to(get_device())
-        with torch.no_grad():
-            for data in loader:
-                evaluator.process(data_samples=teacher.val_step(data), data_batch=data)
-        metrics = evaluator.evaluate(len(loader.dataset))
-        return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
-
-    def _loader(self, runner: Runner) -> DataLoader[Any]:
-        cfg = copy.deepcopy(runner.cfg.val_dataloader)
-        cfg.update(num_workers=0, persistent_workers=False)
-        cfg.pop('prefetch_factor', None)
-        dataset = DATASETS.build(cfg.dataset)
-        dataset.full_init()
-        if self.num_images < len(dataset):
-            dataset.get_subset_(self.num_images)
-        cfg.dataset = dataset
-        return Runner.build_dataloader(cfg, seed=runner.seed)
-
-    def _restrict(self, evaluator: Evaluator, loader: DataLoader[Any]) -> None:
-        evaluator.dataset_meta = loader.dataset.metainfo
-        ids = [loader.dataset.get_data_info(i).get('img_id') for i in range(len(loader.dataset))]
-        for metric in evaluator.metrics:
-            if hasattr(metric, 'img_ids'):
-                metric.img_ids = ids
+        return evaluate_on(runner, model.teacher, loader)
