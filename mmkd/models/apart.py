@@ -1,8 +1,9 @@
 """What a method adds beside the plain student: saved apart, and drawn from random state of its own."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -40,3 +41,18 @@ def own_randomness(seed_offset: int = 0x6D6B6B64) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def drawn_apart(method: Callable) -> Callable:
+    """Decorator of a method that may draw random numbers, such as the masks of MMRazor's `MGDConnector`.
+
+    They are a function of the run's seed and of `self.step`, so that they change from step to step, are the same after
+    a resume, and leave the student's random numbers (sampled boxes, dropout) as they are without distillation.
+    """
+
+    @wraps(method)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with own_randomness(0x6D6B6B65 + self.step):
+            return method(self, *args, **kwargs)
+
+    return wrapped

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor, nn
 
-from mmkd.models.apart import SavedApart
+from mmkd.models.apart import SavedApart, drawn_apart
 from mmkd.models.distillers.mappings import SIDES, MappingParser
 from mmkd.models.distillers.record_reader import RecordReader
 from mmkd.models.distillers.schedule import WeightSchedule
@@ -84,7 +84,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         self._drop_recorders_of_losses_that_are_off()
         self.level_names: dict[str, tuple[str, ...]] = {}
         self.taps: dict[tuple[bool, str], Tap | None] = {}
-        self.factors = dict.fromkeys(self.distill_losses, 1.0)
+        self.factors, self.step = dict.fromkeys(self.distill_losses, 1.0), 0
         self.reader = RecordReader({side: self.recorders(side) for side in SIDES.values()}, self.connectors, self.masks)
         self.register_buffer('_zero', torch.zeros(()), persistent=False)
 
@@ -232,12 +232,12 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         Raises:
             ValueError: a loss that was built with weight 0 (and so is not wired) has another one now.
         """
+        self.step = iteration
         for loss in self.off:
             if self._weight(loss) != 0:
                 raise ValueError(f'{loss} was built with loss_weight=0 and is not wired; set its weight in the config.')
         for loss in self.distill_losses:
-            schedule = self.schedules.get(loss)
-            self.factors[loss] = 1.0 if schedule is None else schedule.factor(epoch, iteration)
+            self.factors[loss] = self.schedules[loss].factor(epoch, iteration) if loss in self.schedules else 1.0
         return any(
             self.active(loss) and any(reads_teacher(source) for source in sources.values())
             for loss, sources in self.mappings.items()
@@ -258,6 +258,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         }
         return [p for p in self.parameters() if p.requires_grad and p not in busy]
 
+    @drawn_apart
     def compute_distill_losses(self, reserved: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Every distillation loss of this step, one entry a level where the loss gives several.
 
@@ -290,8 +291,9 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             return {loss: value if factor == 1 else factor * value}
         names = self.level_names.get(loss, ())
         names = names if len(names) == len(value) else tuple(str(i) for i in range(len(value)))
-        parts = value if factor == 1 else [factor * part for part in value]
-        return {f'{loss}_{name}': part for name, part in zip(names, parts, strict=True)}
+        return {
+            f'{loss}_{name}': part if factor == 1 else factor * part for name, part in zip(names, value, strict=True)
+        }
 
     def release(self) -> None:
         """Forget the records of this step, and with them its graph."""
