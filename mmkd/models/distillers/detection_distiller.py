@@ -291,9 +291,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             return {loss: value if factor == 1 else factor * value}
         names = self.level_names.get(loss, ())
         names = names if len(names) == len(value) else tuple(str(i) for i in range(len(value)))
-        return {
-            f'{loss}_{name}': part if factor == 1 else factor * part for name, part in zip(names, value, strict=True)
-        }
+        return {f'{loss}_{name}': p if factor == 1 else factor * p for name, p in zip(names, value, strict=True)}
 
     def release(self) -> None:
         """Forget the records of this step, and with them its graph."""
