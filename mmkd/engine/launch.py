@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmkd.engine import preflight
 from mmkd.engine.explain import explain
 from mmkd.engine.student_config import is_distillation, student_config
 from mmkd.models.algorithms.model_config import find_config
+from mmkd.models.algorithms.teacher_options import TeacherOptions
 
 
 def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
@@ -42,10 +44,20 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
 
 def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
     """Apply overrides; the top-level `distiller`, which only serves inheritance, follows one of `model.distiller`."""
+    _make_room_for_teacher_options(cfg, options)
     agreed = 'distiller' in cfg and cfg.distiller == (cfg.get('model') or {}).get('distiller')
     cfg.merge_from_dict(options)
     if agreed and not any(key.split('.')[0] == 'distiller' for key in options):
         cfg.distiller = copy.deepcopy(cfg.model.get('distiller'))
+
+
+def _make_room_for_teacher_options(cfg: Config, options: dict[str, Any]) -> None:
+    """`model.teacher.channels_last=True` also where the configuration names its teacher without options."""
+    names = {field.name for field in fields(TeacherOptions)}
+    wanted = any(key.startswith('model.teacher.') and key.split('.')[2] in names for key in options)
+    teacher = cfg.model.get('teacher') if wanted and 'model' in cfg else None
+    if teacher is not None and (isinstance(teacher, str) or 'config' not in teacher):
+        cfg.model.teacher = dict(config=teacher)
 
 
 def prepare_training(

@@ -126,9 +126,13 @@ def _shrink_model(model: ConfigDict, folder: Path) -> ConfigDict:
     _visit(model, _small_scales)
     if model.get('teacher') is not None:
         teacher = model.teacher
+        options = {} if isinstance(teacher, str) or 'config' not in teacher else dict(teacher)
+        teacher = options.pop('config', teacher)
         teacher = _named(teacher) if isinstance(teacher, str) else teacher.get('model', teacher)
         model['teacher'] = _shrink_model(teacher, folder)
         model['teacher_ckpt'] = _made_weights(model['teacher'], folder)
+        if options:
+            model['teacher'] = ConfigDict(options, config=model['teacher'])
     return model
 
 

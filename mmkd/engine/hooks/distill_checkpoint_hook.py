@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -104,7 +105,8 @@ class DistillCheckpointHook(Hook):
         teacher = getattr(model, '_teacher', None)
         checkpoint['mmkd'] = dict(states, version=__version__, rng=rng, world_size=get_world_size())
         if teacher is not None:
-            checkpoint['mmkd']['teacher'] = dict(config=teacher.source.name, sha256=teacher.sha256)
+            known = dict(config=teacher.source.name, sha256=teacher.sha256, options=str(teacher.options))
+            checkpoint['mmkd']['teacher'] = known
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """On resuming, restore what `before_save_checkpoint` added; `load_from` takes the student alone.
@@ -141,6 +143,13 @@ class DistillCheckpointHook(Hook):
             raise ResumeError(
                 f'The run to resume had another teacher: {before.get("config")} with sha256 {before.get("sha256")}, '
                 f'now {teacher.source.name} with {teacher.sha256}.'
+            )
+        if teacher is not None and before.get('options', 'plain') != str(teacher.options):
+            print_log(
+                f'The teacher of the run to resume had the options {before.get("options", "plain")}, now '
+                f'{teacher.options}: its features differ a little.',
+                logger='current',
+                level=30,
             )
         scaled = (runner.auto_scale_lr or {}).get('enable', False)
         if saved['world_size'] != get_world_size() and not scaled:

@@ -105,13 +105,18 @@ def load_model_source(teacher: str | Mapping[str, Any]) -> ModelSource:
         ValueError: the configuration has no model.
     """
     if isinstance(teacher, Mapping):
+        if 'config' in teacher:  # with a teacher's options beside it
+            return load_model_source(teacher['config'])
         if 'type' in teacher:
             return ModelSource(plain_model(teacher), str(teacher['type']))
         if 'model' in teacher:
             return ModelSource(
                 plain_model(teacher['model']), str(teacher['model'].get('type')), None, _classes(teacher)
             )
-        raise ValueError(f'teacher must have a type (a model) or a model (a whole config), got keys {list(teacher)}.')
+        raise ValueError(
+            'teacher must have a type (a model), a model (a whole config) or a config (with options), got keys '
+            f'{list(teacher)}.'
+        )
     if not isinstance(teacher, str | Path):
         raise TypeError(f'teacher must be "pkg::config", a path or a dict, got {type(teacher).__name__}.')
     path = find_config(str(teacher))

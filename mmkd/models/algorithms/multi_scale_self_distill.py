@@ -79,7 +79,8 @@ class MultiScaleSelfDistill(PlainStudentAlgorithm):
         else:
             losses = self.architecture(inputs, data_samples, mode='loss')
         reserved = dict(self.student_targets.records(len(inputs)), data_samples=data_samples)
-        distilled = self.distiller.compute_distill_losses(reserved)
+        with self.clock.part('distill'):
+            distilled = self.distiller.compute_distill_losses(reserved)
         self.distiller.release()
         self.student_targets.release()
         return prefixed('student', losses) | prefixed('distill', distilled)

@@ -16,6 +16,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import Tensor, nn
 
+from mmkd.models.algorithms.step_clock import StepClock
 from mmkd.models.apart import SavedApart, own_randomness
 
 
@@ -56,6 +57,7 @@ class PlainStudentAlgorithm(BaseAlgorithm):
             student.data_preprocessor = self.data_preprocessor
         del self._modules['architecture']
         self.__dict__['architecture'] = student
+        self.clock = StepClock()
         # The same dictionaries, so that whatever moves or replaces a parameter does it for both.
         self._parameters, self._buffers = student._parameters, student._buffers
         self._modules.clear()
@@ -115,6 +117,7 @@ class PlainStudentAlgorithm(BaseAlgorithm):
             dict(type='mmkd.DistillCheckpointHook'),
             dict(type='mmkd.ClassCheckHook'),
             dict(type='mmkd.NumberGuardHook'),
+            dict(type='mmkd.CostHook'),
         ]
 
 

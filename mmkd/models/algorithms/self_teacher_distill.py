@@ -106,8 +106,11 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         ):
             losses = self.architecture(inputs, data_samples, mode='loss')
         targets = self.student_targets.records(len(inputs))
-        own = self._run_self_teacher(heard.output, inputs, data_samples, targets['rois'] if teaches else None, teaches)
-        distilled = self.distiller.compute_distill_losses(dict(targets, data_samples=data_samples))
+        rois = targets['rois'] if teaches else None
+        with self.clock.part('teacher'):
+            own = self._run_self_teacher(heard.output, inputs, data_samples, rois, teaches)
+        with self.clock.part('distill'):
+            distilled = self.distiller.compute_distill_losses(dict(targets, data_samples=data_samples))
         self.distiller.release()
         self.student_targets.release()
         return prefixed('student', losses) | prefixed('self_teacher', own) | prefixed('distill', distilled)

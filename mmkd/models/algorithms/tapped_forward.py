@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -89,6 +90,24 @@ class TappedForward:
             return self._forward(inputs, data_samples)
         return None
 
+    def outputs(self, inputs: Tensor, data_samples: list | None) -> list[Tensor]:
+        """What the recorded layers give in a forward without gradients, flattened, in float32."""
+        found: list[Tensor] = []
+        handles = [
+            # before the hook that stops the network
+            self.model.get_submodule(source).register_forward_hook(
+                lambda module, args, out: found.extend(tensors_of(out)), prepend=True
+            )
+            for source in self.sources
+        ]
+        try:
+            with torch.no_grad():
+                self(inputs, data_samples)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [tensor.float() for tensor in found]
+
     def never_stop(self) -> None:
         """Run every forward to its end, for the sake of what it returns."""
         self._needed = None
@@ -97,6 +116,13 @@ class TappedForward:
         """Take the hooks off the network (one that also runs for its own sake, as a student does)."""
         for handle in self._handles:
             handle.remove()
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors in nested lists and tuples."""
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in tensors_of(item)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def blank_samples(inputs: Tensor) -> list[BaseDataElement]:

@@ -14,10 +14,12 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmkd.compat import fetch_checkpoint
+from mmkd.models.algorithms.cheap_teacher import make_cheap, relative_difference
 from mmkd.models.algorithms.model_config import ModelSource, load_model_source
 from mmkd.models.algorithms.renormalise import Renormalise
 from mmkd.models.algorithms.roi_forward import RoIForward
 from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
+from mmkd.models.algorithms.teacher_options import TeacherOptionError, split_teacher
 from mmkd.models.apart import own_randomness
 
 # Keys that older MMDetection releases wrote or left out, without effect on what the network computes.
@@ -42,17 +44,23 @@ class Teacher:
 
     Not a `nn.Module` on purpose: what holds it does not list it among its parameters or children.
 
+    Its options (`TeacherOptions`) are applied at the first step: until then it is the plain float32 network that was
+    loaded, which checks and inheriting students read.
+
     Args:
-        config: `'pkg::config'`, a path, or a dictionary.
+        config: `'pkg::config'`, a path, a dictionary or a built model, or `dict(config=..., **options)`.
         checkpoint: path or URL; None takes the weights that MMDetection's metafile lists for the configuration.
         strict: refuse missing, unexpected and wrongly shaped keys.
 
     Raises:
         FileNotFoundError: the configuration does not exist.
-        ValueError: no checkpoint is given and none is published.
+        TypeError: an option has the wrong type.
+        ValueError: no checkpoint is given and none is published, or an unknown option.
     """
 
     def __init__(self, config: str | Mapping[str, Any] | BaseModel, checkpoint: str | None, *, strict: bool) -> None:
+        config, self.options = split_teacher(config)
+        self.settled = not self.options
         self.strict = strict
         self.loaded = isinstance(config, BaseModel)
         self.sha256: str | None = None
@@ -122,16 +130,49 @@ class Teacher:
             self._forward.never_stop()
         return self._forward.output
 
+    def settle(self, inputs: Tensor, data_samples: list | None) -> None:
+        """Apply the options, once, and measure what they change on this batch; outside of any recording.
+
+        Raises:
+            TeacherOptionError: the device, torch or the network cannot serve an option, or features overflow.
+        """
+        self.load()
+        if self.settled:
+            return
+        self.options.check_device(inputs.device)
+        before = self._forward.outputs(inputs, data_samples)
+        try:
+            make_cheap(self.model, self.options, lambda: self._forward(inputs, data_samples))
+            with self.options.context(inputs.device):
+                after = self._forward.outputs(self._laid_out(inputs), data_samples)
+        except (RuntimeError, NotImplementedError, TypeError) as error:  # of torch: a kernel or a compiler that lacks
+            reason = str(error).strip().split('\n')[0]
+            raise TeacherOptionError(
+                f'The teacher {self.source.name} does not run with the options {self.options} on {inputs.device.type} '
+                f'({type(error).__name__}: {reason}). Leave them out.'
+            ) from error
+        self.settled = True
+        difference = relative_difference(before, after)
+        if not difference < float('inf'):
+            raise TeacherOptionError(f'Features of the teacher {self.source.name} overflow with {self.options}.')
+        text = f'Teacher with {self.options}: its features differ by {100 * difference:.2g} % from the plain ones.'
+        print_log(text, logger='current')
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        return inputs.contiguous(memory_format=torch.channels_last) if self.options.channels_last else inputs
+
     def run(self, inputs: Tensor, data_samples: list | None) -> Any:
         """Forward without gradients as far as needed; returns the features where `reads_rois`."""
         self.load()
-        with torch.no_grad():
-            return self._forward(inputs, data_samples)
+        with torch.no_grad(), self.options.context(inputs.device):
+            return self._forward(self._laid_out(inputs), data_samples)
 
     def run_on(self, features: Any, rois: Tensor | None) -> None:
         """Run the RoI head, if it is recorded, on the student's proposals (R, 5)."""
         if self._on_rois:
-            with torch.no_grad():
+            if self.options:  # mmcv's RoIAlign knows neither bf16 nor another layout, and does not say so
+                features, rois = tuple(map(self.options.restore, features)), self.options.restore(rois)
+            with torch.no_grad(), self.options.exact_context(rois.device):
                 self._on_rois(features, rois)
 
     def renormalise_from(self, student: BaseModel) -> Renormalise:

@@ -30,7 +30,8 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
 
     Args:
         architecture: configuration of the student or the built student.
-        teacher: the teacher as `'pkg::config'`, path, configuration or built model.
+        teacher: the teacher as `'pkg::config'`, path, configuration or built model; or `dict(config=..., precision=...,
+            channels_last=..., fold_bn=..., compile=...)` to run it cheaper (`TeacherOptions`, docs/cost.md).
         distiller: configuration of a `DetectionDistiller`.
         teacher_ckpt: path or URL of the teacher's checkpoint; None takes the one that MMDetection's metafile lists.
         teacher_strict: refuse a checkpoint that does not fit the teacher.
@@ -104,17 +105,28 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         """
         needs_teacher = self.distiller.begin_step(*training_progress())
         features = None
+        if needs_teacher and not self._teacher.settled:
+            self._teacher.settle(self._renormalise(inputs, data_samples), data_samples)
         with self.distiller.teacher_recorders if needs_teacher else nullcontext():
             if needs_teacher:
-                features = self._teacher.run(self._renormalise(inputs, data_samples), data_samples)
+                with self.clock.part('teacher'):
+                    features = self._teacher.run(self._renormalise(inputs, data_samples), data_samples)
             losses = self._run_student(inputs, data_samples)
             if needs_teacher:
-                self._teacher.run_on(features, self.student_targets.records(len(inputs))['rois'])
+                with self.clock.part('teacher'):
+                    self._finish_teacher(features, len(inputs))
         reserved = dict(self.student_targets.records(len(inputs)), data_samples=data_samples)
-        distilled = self.distiller.compute_distill_losses(reserved)
+        with self.clock.part('distill'):
+            distilled = self.distiller.compute_distill_losses(reserved)
         self.distiller.release()
         self.student_targets.release()
         return prefixed('student', losses) | prefixed('distill', distilled)
+
+    def _finish_teacher(self, features: Any, num_images: int) -> None:
+        """What needs the student's proposals, and records as the losses expect them."""
+        self._teacher.run_on(features, self.student_targets.records(num_images)['rois'])
+        if self._teacher.options:
+            self.distiller.reader.convert(False, self._teacher.options.restore)
 
     def _run_student(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
         if not any(self.distiller.active(loss) for loss in self.distiller.mappings):

@@ -1,6 +1,6 @@
 """Reads the arguments of a loss from what was recorded in this step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmrazor.models.task_modules import RecorderManager
@@ -52,6 +52,23 @@ class RecordReader:
             record = tuple(record[i] for i in source.levels)
         return record
 
+    def convert(self, from_student: bool, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace every recorded tensor of one side.
+
+        Raises:
+            RuntimeError: an output was overwritten in place before.
+        """
+        for name, recorder in self.recorders[from_student].recorders.items():
+            if not hasattr(recorder, 'recording'):  # of parameters, which belong to the model
+                continue
+            watch = self.watches.get((from_student, name))
+            if watch is not None:
+                watch.check(name)
+            made: list[Tensor] = []
+            recorder.data_buffer[:] = [_changed(record, change, made) for record in recorder.data_buffer]
+            if watch is not None:
+                watch.versions = [tensor._version for tensor in made]
+
     def arguments(
         self, sources: dict[str, Source], reserved: Mapping[str, Any], loss: str, cache: dict | None = None
     ) -> dict[str, Any]:
@@ -94,3 +111,12 @@ class RecordReader:
             value = value[source.connector_idx]
         cache[source] = value
         return value
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor], made: list[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        made.append(change(value))
+        return made[-1]
+    if isinstance(value, list | tuple):
+        return type(value)(_changed(item, change, made) for item in value)
+    return value
