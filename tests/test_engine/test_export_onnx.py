@@ -1,0 +1,191 @@
+"""The ONNX graph of every family: onnxruntime gives what PyTorch gives, on pictures, for any number of them."""
+
+import io
+import json
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import onnx
+import pytest
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmkd.engine.export_onnx import (
+    OnnxError,
+    RawOutputs,
+    check_shape,
+    detections,
+    largest_difference,
+    onnx_bytes,
+    output_names,
+    run_onnx,
+)
+from mmkd.testing.data import shared_data
+from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.toy_detectors import FAMILIES, toy_detector
+
+SHAPE = (96, 128)
+GROUPS = {
+    'retinanet': ['cls_scores', 'bbox_preds'],
+    'gfl': ['cls_scores', 'bbox_preds'],
+    'fcos': ['cls_scores', 'bbox_preds', 'score_factors'],
+    'atss': ['cls_scores', 'bbox_preds', 'score_factors'],
+    'yolox': ['cls_scores', 'bbox_preds', 'objectnesses'],
+    'faster-rcnn': ['features', 'rpn_cls_scores', 'rpn_bbox_preds'],
+}
+
+
+def detector(family: str) -> nn.Module:
+    """A detector whose weights differ everywhere from what PyTorch starts with, BatchNorm's statistics too."""
+    cfg = toy_detector(family, width=8, channels=16, convs=1)
+    if family == 'faster-rcnn':
+        cfg.test_cfg.rcnn.score_thr = 0.0
+    else:
+        cfg.test_cfg.score_thr = 0.0
+    model = MODELS.build(cfg)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if name.endswith('running_mean'):
+            value.copy_(0.1 * torch.randn(value.shape))
+        elif name.endswith('running_var'):
+            value.copy_(0.8 + 0.4 * torch.rand(value.shape))
+        elif (
+            name.endswith('weight') and value.dim() == 4 and any(part in name for part in ('_cls.', 'conv_cls.', 'obj'))
+        ):
+            value.copy_(0.2 * torch.randn(value.shape))  # scores that differ, so that NMS has no ties
+    return model.eval()
+
+
+def fits(path: Path) -> bool:
+    """Whether the test pipeline makes the graph's size of a picture; it turns its scale for portrait pictures."""
+    height, width = mmcv.imread(str(path)).shape[:2]
+    return 4 / 3 <= width / height < 1.9
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three pictures of different sizes: photographs where there are some, drawn ones otherwise."""
+    try:
+        coco = [path for path in sorted(shared_data('coco_sample').rglob('*.jpg')) if fits(path)]
+        found = coco[:2] + sorted(shared_data('bccd').rglob('*.jp*g'))[:1]
+    except FileNotFoundError:
+        found = sorted(
+            (make_toy_data(tmp_path_factory.mktemp('toy'), train=2, val=1, size=(192, 144)) / 'images').glob('*')
+        )
+    assert len(found) == 3
+    return found
+
+
+def batch(model: nn.Module, pictures: list[Path]) -> dict:
+    """What MMDetection's test pipeline and data preprocessor make."""
+    meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=SHAPE[::-1], keep_ratio=True)]
+    steps += [dict(type='PackDetInputs', meta_keys=meta)]
+    pipeline = Compose(steps)
+    items = [pipeline(dict(img_path=str(path), img_id=i)) for i, path in enumerate(pictures)]
+    return model.data_preprocessor(pseudo_collate(items))
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_onnxruntime_gives_what_pytorch_gives(family: str, pictures: list[Path]) -> None:
+    model = detector(family)
+    data = onnx_bytes(model, SHAPE, ('a', 'b', 'c', 'd'))
+    names = output_names(model, SHAPE)
+    assert list(dict.fromkeys(name.rpartition('_')[0] for name in names)) == GROUPS[family]
+    for count in (1, 3):  # neither is the number that the graph was traced with
+        made = batch(model, pictures[:count])
+        assert made['inputs'].shape == (count, 3, *SHAPE)
+        outputs = run_onnx(data, made['inputs'].numpy())
+        with torch.no_grad():
+            expected = [output.numpy() for output in RawOutputs(model)(made['inputs'])]
+            predicted = model.predict(made['inputs'], made['data_samples'], rescale=True)
+        assert [value.shape for value in outputs] == [value.shape for value in expected]
+        for one, other in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
+        found = detections(model, outputs, made['data_samples'])
+        assert len(found) == count
+        for one, sample in zip(found, predicted, strict=True):
+            assert_same_detections(one, sample.pred_instances)
+
+
+def assert_same_detections(found, expected) -> None:
+    """The same boxes; beyond the best half, scores may be as good as equal."""
+    assert len(found) == len(expected) > 10
+    assert torch.isfinite(expected.bboxes).all()
+    for i in range(expected.scores.numel() // 2):
+        distance = (found.bboxes - expected.bboxes[i]).abs().sum(1) + 1e3 * (found.labels != expected.labels[i])
+        nearest = int((distance + 1e2 * (found.scores - expected.scores[i]).abs()).argmin())
+        assert found.labels[nearest] == expected.labels[i]
+        torch.testing.assert_close(found.scores[nearest], expected.scores[i], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found.bboxes[nearest], expected.bboxes[i], rtol=1e-3, atol=1e-2)
+
+
+def test_metadata_says_how_to_make_the_input() -> None:
+    graph = onnx.load_from_string(onnx_bytes(detector('retinanet'), SHAPE, ('a', 'b')))
+    found = json.loads({entry.key: entry.value for entry in graph.metadata_props}['detector'])
+    assert found['classes'] == ['a', 'b'] and found['shape'] == [96, 128]
+    assert found['mean'] == pytest.approx([123.675, 116.28, 103.53]) and found['bgr_to_rgb'] is True
+    assert (found['pad_size_divisor'], found['pad_value'], found['detector']) == (32, 0, 'RetinaNet')
+    batches = {graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param}
+    batches |= {output.type.tensor_type.shape.dim[0].dim_param for output in graph.graph.output}
+    assert batches == {'batch'}
+
+
+def test_a_graph_of_other_weights_is_noticed() -> None:
+    model = detector('retinanet')
+    data = onnx_bytes(model, SHAPE, ())
+    assert largest_difference(data, model, SHAPE) < 1e-4
+    with torch.no_grad():
+        model.bbox_head.retina_reg.weight[0, 0] += 0.5
+    with pytest.raises(OnnxError, match='differs from PyTorch'):
+        largest_difference(data, model, SHAPE)
+
+
+def test_a_graph_for_a_fixed_number_of_images_is_noticed() -> None:
+    model = detector('retinanet')
+    out = io.BytesIO()
+    names = output_names(model, SHAPE)
+    with pytest.warns(DeprecationWarning):
+        torch.onnx.export(
+            RawOutputs(model),
+            (torch.zeros(1, 3, *SHAPE),),
+            out,
+            input_names=['input'],
+            output_names=names,
+            dynamo=False,
+        )
+    with pytest.raises(Exception, match='Got invalid dimensions|other shapes'):
+        largest_difference(out.getvalue(), model, SHAPE)
+
+
+def test_a_detector_without_dense_head_is_refused() -> None:
+    model = nn.Module()
+    with pytest.raises(OnnxError, match='Module is neither a one-stage detector'):
+        RawOutputs(model)
+
+
+def test_a_detector_that_cannot_be_traced_says_why() -> None:
+    model = detector('retinanet')
+    model.neck.forward = lambda features: (_ for _ in ()).throw(RuntimeError('levels do not fit\nmore'))
+    with pytest.raises(OnnxError, match='RetinaNet cannot become a graph for 96x128: levels do not fit$'):
+        onnx_bytes(model, SHAPE, ())
+
+
+@pytest.mark.parametrize(('shape', 'says'), [((100, 128), 'next size is 128 128'), ((0, 32), 'next size is 32 32')])
+def test_a_size_that_the_student_never_sees_is_refused(shape: tuple[int, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_shape(detector('retinanet'), shape)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(ImportError, match='pip install onnx onnxruntime'):
+        onnx_bytes(detector('retinanet'), SHAPE, ())
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(ImportError, match='pip install onnxruntime'):
+        run_onnx(b'', np.zeros(1))
