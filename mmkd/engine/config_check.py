@@ -59,7 +59,7 @@ def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, wei
     if not data or report.problems:
         return
     try:
-        _initialise(model)
+        initialise_without_download(model)
         report_step(model, cfg, report)
     except Exception as error:  # of the detector, the data or the method: whatever would end the training
         if os.environ.get('MMKD_TRACEBACK') == '1':
@@ -83,7 +83,7 @@ def _check_start(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
         report_start(model, compat.load_checkpoint_file(name), name, report)
 
 
-def _initialise(model: nn.Module) -> None:
+def initialise_without_download(model: nn.Module) -> None:
     """Initial weights without a download: a pretrained backbone starts at random, which is enough for one step."""
     for module in model.modules():
         module_cfg: Any = getattr(module, 'init_cfg', None)
