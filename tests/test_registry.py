@@ -45,7 +45,7 @@ PROMISED_TOOLS = {
 MISSING_NAMES: set[str] = set()
 MISSING_METHODS: set[str] = set()
 MISSING_TOOLS: set[str] = {
-    *('benchmark_cost.py', 'compare_methods.py', 'new_config.py'),
+    *('benchmark_cost.py', 'compare_methods.py'),
 }
 
 KINDS = [name for name, value in vars(registry).items() if isinstance(value, Registry) and not name.startswith('ROOT_')]

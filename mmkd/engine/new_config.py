@@ -141,7 +141,8 @@ def _detector(name: str) -> Config:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
         kind = cfg.model.get('type')
         try:
-            found = MODELS.get(kind) if isinstance(kind, str) else kind
+            with MODELS.switch_scope_and_registry(None) as registry:  # `get` alone does not know the default scope
+                found = registry.get(kind) if isinstance(kind, str) else kind
         except (ImportError, KeyError):  # a scope whose package is not installed
             found = None
     if not (isinstance(found, type) and issubclass(found, BaseDetector)):

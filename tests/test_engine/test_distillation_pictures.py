@@ -249,7 +249,7 @@ def test_pictures_of_iterations_do_not_fill_the_memory(
     def counted(self: DistillationPictureHook, runner: object, step: int) -> None:
         draw(self, runner, step)
         alive = gc.get_objects()
-        counts.append((step, *(sum(isinstance(o, kind) for o in alive) for kind in (Figure, torch.Tensor))))
+        counts.append((step, *(sum(issubclass(type(o), kind) for o in alive) for kind in (Figure, torch.Tensor))))
 
     monkeypatch.setattr(DistillationPictureHook, '_draw', counted)
     cfg = hooked(distill_config(epochs=1), interval=1, by_epoch=False, kinds=['losses'], levels=['p3'])
