@@ -6,7 +6,8 @@
 | `mkd` | `mkd` | `mkd_roi` | `mkd_neck` |
 | `frskd` | `frskd_dense` | `frskd_roi` | `frskd` (attention maps alone); classifiers: `frskd_classifier` |
 
-`frskd` has no teacher, so that the student's head alone counts. `frskd_fit` and the other stems are taken as they are; `NAME.py` names exactly that file.
+`frskd` has no teacher, so that the student's head alone counts. `frskd_fit` and the other stems are taken as they
+are; `NAME.py` names exactly that file.
 """
 
 from collections.abc import Mapping

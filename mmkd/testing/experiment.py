@@ -1,35 +1,23 @@
 """Arms x seeds: a fair comparison of detectors that differ in nothing but the method.
 
 The teacher is trained once. Every other arm is trained once for each seed, and within a seed all arms start from the
-same student and see the same batches; both are recorded and checked, not assumed. Runs are processes of their own.
-A finished run is kept and reused; one that was interrupted starts again from its beginning, since a run that is
-resumed halfway would see other random numbers than its partners.
+same student and see the same batches; both are recorded and checked, not assumed. `mmkd.testing.training` runs it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
 
+from mmkd.engine.method_choice import method_file
 from mmkd.testing.arms import Arm, parse_arm
 from mmkd.testing.detection_data import DetectionData
-from mmkd.testing.methods import PLAIN, TEACHER, distilled_model, needs_teacher
+from mmkd.testing.methods import TEACHER, distilled_model, is_plain, needs_teacher
 from mmkd.testing.recipe import Schedule, training_config
-from mmkd.testing.worker import write_json
-
-
-class ExperimentError(RuntimeError):
-    """An experiment that cannot go on; the message is for the person at the keyboard."""
+from mmkd.testing.runs import ExperimentError, Run, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,19 @@ class Experiment:
         """The arms by name."""
         return {arm.name: arm for arm in map(parse_arm, self.methods)}
 
+    def method(self, arm: str) -> str:
+        """What an arm is trained with.
+
+        Args:
+            arm: Its name, or `teacher`.
+
+        Returns:
+            Stem of a method file, chosen by the heads of the pair; `plain`, `plain-time` and `teacher` as they are.
+        """
+        if arm == TEACHER:
+            return TEACHER
+        return method_file(self.arms()[arm].method, self.student, self.teacher)
+
     def identity(self) -> dict:
         """What must not change between two calls with the same folder; methods and seeds may be added."""
         annotation = hashlib.sha256()
@@ -75,29 +76,28 @@ class Experiment:
         return json.loads(json.dumps(content))
 
 
-@dataclass
-class Run:
-    """One training of one arm.
+def differences(identity: dict, found: dict) -> list[str]:
+    """What two experiments differ in.
 
     Args:
-        arm: Its name.
-        seed: Its seed.
-        folder: Where it lives.
+        identity: Of one.
+        found: Of the other.
+
+    Returns:
+        Names such as `schedule.epochs (24 now, 12 there)`; whole models are only named.
     """
-
-    arm: str
-    seed: int
-    folder: Path
-
-    @property
-    def result(self) -> dict | None:
-        """What the finished run found; None before."""
-        return _read_json(self.folder / 'result.json')
-
-    @property
-    def progress(self) -> dict:
-        """State of a run under way; empty before its first step."""
-        return _read_json(self.folder / 'progress.json') or {}
+    texts = []
+    for key, now in identity.items():
+        there = found.get(key)
+        if now == there:
+            continue
+        if key.endswith('schedule') and isinstance(there, dict):
+            texts += [f'{key}.{k} ({v} now, {there.get(k)} there)' for k, v in now.items() if v != there.get(k)]
+        elif key == 'data':
+            texts.append(f'{key} ({now!r} now, {there!r} there)')
+        else:
+            texts.append(key)
+    return texts
 
 
 def runs_of(experiment: Experiment, work_dir: Path) -> list[Run]:
@@ -120,8 +120,7 @@ def claim_work_dir(experiment: Experiment, work_dir: Path) -> None:
     """
     stamp, identity = work_dir / 'experiment.json', experiment.identity()
     if stamp.exists():
-        found = _read_json(stamp) or {}
-        differing = [key for key in identity if found.get(key) != identity[key]]
+        differing = differences(identity, read_json(stamp) or {})
         if differing:
             raise ExperimentError(
                 f'{work_dir} holds another experiment: it differs in {", ".join(differing)}. '
@@ -134,163 +133,75 @@ def claim_work_dir(experiment: Experiment, work_dir: Path) -> None:
         write_json(stamp, identity)
 
 
-def run_experiment(
-    experiment: Experiment,
-    work_dir: Path,
-    *,
-    jobs: int = 1,
-    watch: Callable[[Sequence[Run]], None] = lambda runs: None,
-    poll_seconds: float = 0.5,
-    worker: Sequence[str] = (sys.executable, '-m', 'mmkd.testing.worker'),
-) -> list[Run]:
-    """Train what is not trained yet.
-
-    Args:
-        experiment: What is compared.
-        work_dir: Its folder.
-        jobs: Runs at a time; the cores are shared among them.
-        watch: Called at every look at the processes, for progress.
-        poll_seconds: Time between two looks.
-        worker: Command that trains the run whose folder is its last argument.
-
-    Returns:
-        All runs, each with its result.
-
-    Raises:
-        ExperimentError: Where the folder is another experiment's or in use, or a run failed; finished runs are kept.
-    """
-    work_dir = work_dir.resolve()
-    claim_work_dir(experiment, work_dir)
-    with _alone_in(work_dir):
-        return _run_all(experiment, runs_of(experiment, work_dir), jobs, watch, poll_seconds, worker)
-
-
-def _run_all(
-    experiment: Experiment,
-    runs: list[Run],
-    jobs: int,
-    watch: Callable[[Sequence[Run]], None],
-    poll_seconds: float,
-    worker: Sequence[str],
-) -> list[Run]:
-    for run in runs:
-        _refuse_other_arm(experiment, run)
-    waiting = [run for run in runs if run.result is None]
-    active: dict[subprocess.Popen, Run] = {}
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    try:
-        while waiting or active:
-            for run in [run for run in waiting if _can_start(experiment, run, runs)][: jobs - len(active)]:
-                waiting.remove(run)
-                _prepare(experiment, run, runs[0])
-                active[_start(run, worker, threads)] = run
-            watch(runs)
-            time.sleep(poll_seconds)
-            for process in [process for process in active if process.poll() is not None]:
-                _check(active.pop(process), process.returncode)
-    finally:
-        for process in active:
-            process.terminate()
-            process.wait()
-    watch(runs)
-    return runs
-
-
-def unfair_runs(runs: Sequence[Run]) -> list[str]:
-    """Runs that did not start from the same student, or were not fed the same batches, as plain with their seed."""
-    plain = {run.seed: run.result for run in runs if run.arm == PLAIN and run.result}
-    complaints = []
-    for run in runs:
-        partner = plain.get(run.seed)
-        if run.arm in (PLAIN, TEACHER) or not run.result or not partner:
-            continue
-        for key, what in (('initial_sha256', 'initial student'), ('batches_sha256', 'batches')):
-            if run.result[key] != partner[key]:
-                complaints.append(f'{run.arm}, seed {run.seed}: other {what} than plain')
-    return complaints
-
-
-def run_config(experiment: Experiment, run: Run, teacher: Run) -> Config:
+def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | None = None) -> Config:
     """The config that a run is trained with.
 
     Args:
         experiment: What is compared.
         run: One of its runs.
         teacher: The finished run of the teacher (not looked at for the teacher itself and for plain).
+        epochs: Of an arm whose schedule is stretched.
 
     Returns:
         A whole MMEngine config.
     """
     schedule, model = experiment.schedule, experiment.student
+    method = experiment.method(run.arm)
     if run.arm == TEACHER:
         schedule, model = experiment.teacher_schedule or schedule, experiment.teacher
-    elif run.arm != PLAIN:
-        arm = experiment.arms()[run.arm]
+    elif is_plain(method):
+        schedule = replace(schedule, epochs=epochs or schedule.epochs)
+    else:
         found = None
-        if needs_teacher(arm.method):
-            found = dict(teacher=str(teacher.folder / 'config.py'), teacher_ckpt=(teacher.result or {})['checkpoint'])
-        model = arm.apply(distilled_model(experiment.student, arm.method, found))
+        if needs_teacher(method):
+            found = dict(teacher=str(teacher.folder / 'config.py'), teacher_ckpt=teacher.checkpoint)
+        model = experiment.arms()[run.arm].apply(distilled_model(experiment.student, method, found))
     return training_config(model, experiment.data, schedule, run.seed)
 
 
-def _can_start(experiment: Experiment, run: Run, runs: Sequence[Run]) -> bool:
-    return run.arm == TEACHER or runs[0].result is not None or not needs_teacher(experiment.arms()[run.arm].method)
+def arm_record(
+    experiment: Experiment, run: Run, *, teacher_sha256: str | None = None, budget: dict | None = None
+) -> dict:
+    """What `arm.json` in the folder of a run says.
 
+    Args:
+        experiment: What is compared.
+        run: One of its runs.
+        teacher_sha256: Digest of the weights that it learns from, where it has a teacher.
+        budget: Of an arm whose schedule is stretched: `epochs` and how they were found.
 
-@contextlib.contextmanager
-def _alone_in(work_dir: Path) -> Iterator[None]:
-    """Refuse to work where another process does; a process that has died holds nothing."""
-    with (work_dir / 'experiment.json').open() as stamp:
-        try:
-            fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExperimentError(f'another process is working in {work_dir}; wait for it, or end it.') from None
-        yield
-
-
-def _prepare(experiment: Experiment, run: Run, teacher: Run) -> None:
-    if run.folder.exists():  # an interrupted run of this very experiment: claim_work_dir has seen to that
-        shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True)
-    run_config(experiment, run, teacher).dump(run.folder / 'config.py')
-    write_json(run.folder / 'metrics.json', experiment.data.metrics)
-    write_json(run.folder / 'arm.json', _arm_record(experiment, run))
-
-
-def _arm_record(experiment: Experiment, run: Run) -> dict:
+    Returns:
+        `name`, `method` and `options` as written, `file`: the method file; the rest where there is one.
+    """
     arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
-    return json.loads(json.dumps(asdict(arm)))
+    method = experiment.method(run.arm)
+    record = {**asdict(arm), 'file': method, **(budget or {})}
+    if needs_teacher(method) and teacher_sha256:
+        record['teacher_sha256'] = teacher_sha256
+    return json.loads(json.dumps(record))
 
 
-def _refuse_other_arm(experiment: Experiment, run: Run) -> None:
-    """A finished run must be of the arm that its name means now."""
-    found = _read_json(run.folder / 'arm.json')
-    if run.result and found and found != _arm_record(experiment, run):
-        raise ExperimentError(
-            f'{run.folder} holds {run.arm!r} with the method {found["method"]} and the options {found["options"]}; '
-            'give the new arm another name.'
-        )
+def refuse_other_arm(experiment: Experiment, run: Run, found: dict, where: str) -> None:
+    """A finished run must be of the arm that its name means now.
 
+    Args:
+        experiment: What is compared.
+        run: One of its runs.
+        found: `arm.json` of the finished run, or its row in a store; empty where there is none.
+        where: Place to name in the message.
 
-def _start(run: Run, worker: Sequence[str], threads: int) -> subprocess.Popen:
-    environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', str(threads)))
-    with (run.folder / 'train.log').open('w') as log:
-        return subprocess.Popen([*worker, str(run.folder)], stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-
-def _check(run: Run, code: int) -> None:
-    if code == 0 and run.result is not None:
+    Raises:
+        ExperimentError: Where it is another arm.
+    """
+    if not found.get('method'):
         return
-    tail = (run.folder / 'train.log').read_text(errors='replace').strip().splitlines()[-8:]
-    shown = '\n  '.join(tail)
-    raise ExperimentError(
-        f'{run.arm}, seed {run.seed}, ended with exit code {code}. Finished runs are kept: the same command goes on '
-        f'from here. Whole log: {run.folder / "train.log"}; its end:\n  {shown}'
-    )
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
+    arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
+    options = json.loads(json.dumps(arm.options))
+    file = found.get('file', found['method'])  # before there was a choice, a method was its file
+    if (file, found.get('options', [])) != (experiment.method(run.arm), options):
+        now = experiment.method(run.arm)
+        raise ExperimentError(
+            f'{where} holds {run.arm!r} with the method file {file} and the options {found.get("options", [])}; now it '
+            f'means {now} with {options}. Give the new arm another name (NAME=METHOD,KEY=VALUE,...), or name that very '
+            f'file ({run.arm}={file}.py).'
+        )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmkd.testing.detection_data import DetectionData
-from mmkd.testing.worker import write_json
+from mmkd.testing.runs import write_json
 
 
 def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 PLAIN, TEACHER = 'plain', 'teacher'
+PLAIN_TIME = 'plain-time'  # plain, for as long as distillation takes: `mmkd.testing.time_budget`
 
 # Methods whose loss compares the two necks cell by cell; where channels differ they need the 1x1 adaptation layer.
 _NEEDS_ADAPTATION = ('ssim', 'l1', 'l2')
@@ -33,7 +34,29 @@ def config_root() -> Path:
 def known_methods() -> list[str]:
     """Names an experiment can compare, `plain` first."""
     files = sorted(path.stem for path in (config_root() / '_base_' / 'methods').glob('*.py'))
-    return [PLAIN, *files]
+    return [PLAIN, PLAIN_TIME, *files]
+
+
+def is_plain(method: str) -> bool:
+    """Whether a method is plain training."""
+    return method in (PLAIN, PLAIN_TIME)
+
+
+def check_method(name: str) -> None:
+    """Refuse a name that is no method.
+
+    Args:
+        name: As an arm names it: `ikd`, `ikd_neck`, or `ikd.py`.
+
+    Raises:
+        ValueError: The nearest name is suggested.
+    """
+    known = known_methods()
+    stem = name.removesuffix('.py')
+    if stem not in known or (name != stem and is_plain(stem)):
+        near = difflib.get_close_matches(stem, known, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'method must be one of {known}, got {name!r}{hint}')
 
 
 def method_distiller(name: str) -> dict:
@@ -47,13 +70,11 @@ def method_distiller(name: str) -> dict:
         The value for `distiller=`.
 
     Raises:
-        ValueError: For a name that is not known; the nearest is suggested.
+        ValueError: For a name that is not known, or that has no distiller; the nearest is suggested.
     """
-    known = known_methods()
-    if name not in known or name == PLAIN:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'method must be one of {known[1:]}, got {name!r}{hint}')
+    check_method(name)
+    if is_plain(name):
+        raise ValueError(f'method must be one of {known_methods()[2:]}, got {name!r}')
     distiller = Config.fromfile(config_root() / '_base_' / 'methods' / f'{name}.py').distiller.to_dict()
     return _adapted(distiller) if name in _NEEDS_ADAPTATION else distiller
 
@@ -66,7 +87,7 @@ def _adapted(distiller: dict) -> dict:
 
 def needs_teacher(method: str) -> bool:
     """Whether a method learns from the trained teacher; plain, the teacher itself and self-distillation do not."""
-    return method not in (PLAIN, TEACHER) and _family(method) not in _SELF_DISTILLATION
+    return method != TEACHER and not is_plain(method) and _family(method) not in _SELF_DISTILLATION
 
 
 def distilled_model(student: dict, method: str, teacher: dict | None = None) -> dict:
@@ -74,7 +95,7 @@ def distilled_model(student: dict, method: str, teacher: dict | None = None) -> 
 
     Args:
         student: Model config of the student.
-        method: Name of the method.
+        method: Stem of a method file.
         teacher: `teacher` (its config) and `teacher_ckpt` (its weights); None for self-distillation.
 
     Returns:
@@ -91,4 +112,4 @@ def distilled_model(student: dict, method: str, teacher: dict | None = None) -> 
 
 
 def _family(method: str) -> str:
-    return method.split('_')[0]
+    return method.removesuffix('.py').split('_')[0]

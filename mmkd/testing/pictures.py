@@ -8,23 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkd.testing.experiment import Experiment, Run
 from mmkd.testing.measure import collate, load_student, validation_samples
 from mmkd.testing.methods import PLAIN, TEACHER
+from mmkd.testing.runs import Run
 from mmkd.visualization.curves import curve_figure
 from mmkd.visualization.detections import Boxes, detection_figure
 from mmkd.visualization.features import feature_figure
 from mmkd.visualization.style import save_figure
 
 
-def draw_pictures(
-    experiment: Experiment, runs: Sequence[Run], folder: Path, *, images: int = 4, levels: int = 3
-) -> list[Path]:
+def draw_pictures(results: dict, runs: Sequence[Run], folder: Path, *, images: int = 4, levels: int = 3) -> list[Path]:
     """Draw everything.
 
     Args:
-        experiment: What was compared.
-        runs: Its finished runs; detections and features are those of the first seed.
+        results: Of `mmkd.testing.results.collect_results`.
+        runs: Its runs; detections and features are those of the first seed, of the arms whose weights are here.
         folder: Where to put the files.
         images: Validation images for the detections.
         levels: Levels of the pyramid, from the finest, for the features.
@@ -32,52 +30,56 @@ def draw_pictures(
     Returns:
         The files.
     """
-    first = {run.arm: run for run in reversed(runs) if run.result}
-    shown = [TEACHER, PLAIN, *(arm for arm in experiment.methods if arm != PLAIN)]
-    networks = {arm: load_student(*_of(first[arm])) for arm in shown if arm in first}
-    samples = validation_samples(first[TEACHER].folder / 'config.py', images)
-    files = draw_curves(experiment, runs, folder)
-    files.append(_draw_detections(experiment, networks, samples, folder))
-    if PLAIN in first:
+    first = {run.arm: run for run in reversed(runs) if run.checkpoint}
+    shown = [arm for arm in dict.fromkeys([TEACHER, PLAIN, *(run.arm for run in runs)]) if arm in first]
+    files = draw_curves(results, folder)
+    if not shown:
+        return files
+    networks = {arm: load_student(*_of(first[arm])) for arm in shown}
+    samples = validation_samples(first[shown[0]].folder / 'config.py', images)
+    setting = results['setting']
+    files.append(_draw_detections(setting, networks, samples, folder))
+    if PLAIN in first and TEACHER in first:
         torch.manual_seed(first[PLAIN].seed)  # as the Runner does: the very student the runs began with
         before = load_student(first[PLAIN].folder / 'config.py')
-        files.append(_draw_features(experiment, networks, before, samples[0], folder, levels))
+        files.append(_draw_features(setting, networks, before, samples[0], folder, levels))
     return files
 
 
-def draw_curves(experiment: Experiment, runs: Sequence[Run], folder: Path) -> list[Path]:
+def draw_curves(results: dict, folder: Path) -> list[Path]:
     """Every score over the epochs.
 
     Args:
-        experiment: What was compared.
-        runs: Its finished runs.
+        results: Of `mmkd.testing.results.collect_results`.
         folder: Where to put the files.
 
     Returns:
-        The files, one a score.
+        The files, a PNG and an SVG for each score.
     """
     files = []
-    for name in experiment.data.metrics.values():
+    for name in results['setting']['metrics']:
         curves: dict[str, list] = {}
-        for run in runs:
-            if run.result:
-                curves.setdefault(run.arm, []).append([(p['epoch'], p[name]) for p in run.result['curve']])
-        title = f'{name} on the validation images of {experiment.data.name}'
-        files.append(save_figure(curve_figure(curves, title=title, y_label=name), folder / f'{_slug(name)}_curve.png'))
+        for row in results['runs']:
+            curves.setdefault(row['arm'], []).append([(p['epoch'], p[name]) for p in row['curve'] if name in p])
+        if not any(curve for seeds in curves.values() for curve in seeds):
+            continue
+        title = f'{name} on the validation images of {results["setting"]["data"]}'
+        figure = curve_figure(curves, title=title, y_label=name)
+        files += [save_figure(figure, folder / f'{_slug(name)}_curve.{kind}') for kind in ('png', 'svg')]
     return files
 
 
-def _draw_detections(experiment: Experiment, networks: dict[str, nn.Module], samples: list[dict], folder: Path) -> Path:
+def _draw_detections(setting: dict, networks: dict[str, nn.Module], samples: list[dict], folder: Path) -> Path:
     pictures = [_picture(sample) for sample in samples]
     columns = {'ground truth': [_ground_truth(sample) for sample in samples]}
     for arm, network in networks.items():
         columns[arm] = [_detect(network, sample) for sample in samples]
-    figure = detection_figure(pictures, columns, classes=experiment.data.classes)
+    figure = detection_figure(pictures, columns, classes=setting['classes'])
     return save_figure(figure, folder / 'detections.png')
 
 
 def _draw_features(
-    experiment: Experiment, networks: dict[str, nn.Module], before: nn.Module, sample: dict, folder: Path, levels: int
+    setting: dict, networks: dict[str, nn.Module], before: nn.Module, sample: dict, folder: Path, levels: int
 ) -> Path:
     columns = {'teacher': _features(networks[TEACHER], sample), 'student before': _features(before, sample)}
     for arm, network in networks.items():
@@ -88,12 +90,12 @@ def _draw_features(
         f'level {index}: {"x".join(str(v) for v in columns["teacher"][index].shape[-2:])}' for index in range(count)
     ]
     columns = {name: maps[:count] for name, maps in columns.items()}
-    title = f'{experiment.data.name}: pyramid features (mean of |channels|), one colour scale a row'
+    title = f'{setting["data"]}: pyramid features (mean of |channels|), one colour scale a row'
     return save_figure(feature_figure(_picture(sample), columns, levels=names, title=title), folder / 'features.png')
 
 
-def _of(run: Run) -> tuple[Path, str]:
-    return run.folder / 'config.py', (run.result or {})['checkpoint']
+def _of(run: Run) -> tuple[Path, str | None]:
+    return run.folder / 'config.py', run.checkpoint
 
 
 def _picture(sample: dict) -> np.ndarray:

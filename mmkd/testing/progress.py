@@ -7,10 +7,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from mmkd.testing.experiment import Run
-from mmkd.testing.methods import PLAIN, TEACHER
+from mmkd.testing.methods import PLAIN, PLAIN_TIME, TEACHER
+from mmkd.testing.runs import Run
 
-_GUESS = {TEACHER: 3.0, PLAIN: 1.0}  # cost of a step against plain, until it has been seen
+_GUESS = {TEACHER: 3.0, PLAIN: 1.0, PLAIN_TIME: 1.0}  # cost of a step against plain, until it has been seen
 _GUESS_DISTILLED = 2.3
 
 

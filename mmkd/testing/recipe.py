@@ -60,9 +60,7 @@ def training_config(model: dict, data: DetectionData, schedule: Schedule, seed: 
                 timer=dict(type='IterTimerHook'),
                 logger=dict(type='LoggerHook', interval=max(1, min(10, steps // 3))),
                 param_scheduler=dict(type='ParamSchedulerHook'),
-                checkpoint=dict(
-                    type='CheckpointHook', interval=schedule.epochs, save_optimizer=False, max_keep_ckpts=1
-                ),
+                checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),  # to go on after an interruption
                 sampler_seed=dict(type='DistSamplerSeedHook'),
             ),
             env_cfg=dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0)),

@@ -260,5 +260,21 @@ FAMILIES: dict[str, Callable[[int, int, int, int], dict]] = {
     'yolox': _yolox,
 }
 
-# Names for the command line.
+# (base channels, channels of the pyramid) of each size.
+_SIZES = {'tiny': (8, 16), 'small': (16, 64), 'large': (64, 96)}
+
+
+def _sized(family: str, size: str) -> Callable[[int], ConfigDict]:
+    width, channels = _SIZES[size]
+
+    def build(num_classes: int) -> ConfigDict:
+        return toy_detector(family, num_classes=num_classes, width=width, channels=channels, convs=2)
+
+    return build
+
+
+# Names for the command line: `tiny` is `retinanet-tiny`, and so on.
 SIZES: dict[str, Callable[[int], ConfigDict]] = {'tiny': tiny_student, 'small': toy_student, 'large': toy_teacher}
+SIZES |= {f'{family}-{size}': _sized(family, size) for family in FAMILIES for size in _SIZES}
+# Family -> names of student and teacher; the teacher has 4 to 10 times the student's parameters.
+PAIRS: dict[str, tuple[str, str]] = {family: (f'{family}-tiny', f'{family}-small') for family in FAMILIES}

@@ -1,4 +1,5 @@
 import dataclasses
+import fcntl
 import json
 import sys
 from pathlib import Path
@@ -7,9 +8,14 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.testing.detection_data import detection_data
-from mmkd.testing.experiment import Experiment, ExperimentError, run_experiment, runs_of, unfair_runs
+from mmkd.testing.experiment import Experiment, runs_of
+from mmkd.testing.fairness import unfair_rows, unfair_runs
 from mmkd.testing.recipe import Schedule
+from mmkd.testing.runs import ExperimentError
+from mmkd.testing.time_budget import reference_arms
 from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.toy_detectors import toy_detector
+from mmkd.testing.training import FailedRunsError, _wait_for_the_last_worker, run_experiment
 
 # Stands in for training: notes that it ran, and leaves a result. In a folder with the word that `FAIL` holds it fails.
 _WORKER = """
@@ -20,8 +26,10 @@ with open(os.environ['LOG'], 'a') as log:
 if os.environ.get('FAIL') and os.environ['FAIL'] in str(folder):
     print('the disk is full')
     sys.exit(3)
-text = (folder / 'config.py').read_text()
-result = dict(metrics={'AP': 0.1, 'AP50': 0.2}, curve=[], train_seconds=1.0, wall_seconds=1.0, peak_memory_mb=1,
+(folder / f'epoch_1.pth').write_text('weights')
+cost = 2.6 if 'ssim' in str(folder) else 1.0
+result = dict(metrics={'AP': 0.1, 'AP50': 0.2}, curve=[], train_seconds=1.0, train_cpu_seconds=cost,
+              weights_sha256='w', wall_seconds=1.0, peak_memory_mb=1,
               parameters=1, initial_sha256='a', batches_sha256='b', checkpoint=str(folder / 'epoch_1.pth'),
               threads=1, finished='now')
 (folder / 'result.json').write_text(json.dumps(result))
@@ -86,21 +94,118 @@ def test_a_failed_run_says_where_and_the_next_call_goes_on(experiment, run, monk
     assert started == ['ssim/seed3']
 
 
-def test_an_interrupted_run_starts_from_its_beginning(experiment, run, tmp_path):
+def test_what_an_interrupted_run_left_stays_for_the_same_run_alone(experiment, run, tmp_path):
     run(experiment)
     folder = tmp_path / 'work' / 'ssim' / 'seed3'
+    for change, kept in ((lambda text: text, True), (lambda text: text + '# other', False)):
+        (folder / 'result.json').unlink()
+        (folder / 'epoch_7.pth').write_text('half')
+        (folder / 'config.py').write_text(change((folder / 'config.py').read_text()))
+        _, started = run(experiment)
+        assert started == ['ssim/seed3']
+        assert (folder / 'epoch_7.pth').exists() == kept
+
+
+def test_a_run_of_another_teacher_starts_from_its_beginning(experiment, run, tmp_path):
+    run(experiment)
+    folder = tmp_path / 'work' / 'ssim' / 'seed3'
+    record = json.loads((folder / 'arm.json').read_text())
+    assert record['teacher_sha256'] == 'w'
+    (folder / 'arm.json').write_text(json.dumps({**record, 'teacher_sha256': 'another'}))
     (folder / 'result.json').unlink()
     (folder / 'epoch_7.pth').write_text('half')
-    _, started = run(experiment)
-    assert started == ['ssim/seed3']
+    run(experiment)
     assert not (folder / 'epoch_7.pth').exists()
+
+
+def test_a_failed_run_does_not_end_the_others(experiment, run, monkeypatch, tmp_path):
+    monkeypatch.setenv('FAIL', 'ssim')
+    with pytest.raises(FailedRunsError, match='1 of 4 runs failed') as failure:
+        run(dataclasses.replace(experiment, methods=('ssim', 'plain', 'mssd')))
+    assert [one.arm for one in failure.value.runs if one.result] == ['teacher', 'plain', 'mssd']
+
+
+def test_without_a_teacher_the_others_are_trained_and_the_rest_is_named(experiment, run, monkeypatch, tmp_path):
+    monkeypatch.setenv('FAIL', 'work/teacher')
+    with pytest.raises(
+        FailedRunsError, match='(?s)Not started, since what they build on is missing: ssim, seed 3'
+    ) as failure:
+        run(dataclasses.replace(experiment, methods=('plain', 'ssim', 'frskd_dense')))
+    assert [one.arm for one in failure.value.runs if one.result] == ['plain', 'frskd_dense']
+
+
+def test_plain_gets_the_time_of_the_distilled_arms(experiment, run, tmp_path):
+    asked = dataclasses.replace(
+        experiment,
+        methods=('plain-time', 'own=plain-time,as=ssim', 'plain', 'ssim', 'mssd'),
+        seeds=(3, 4),
+        schedule=Schedule(epochs=10, scale=(64, 48)),
+    )
+    runs, started = run(asked)
+    assert started.index('plain-time/seed3') > max(started.index(f'{arm}/seed3') for arm in ('plain', 'ssim', 'mssd'))
+    configs = {
+        name: Config.fromfile(tmp_path / 'work' / name / 'config.py') for name in started if 'teacher' not in name
+    }
+    epochs = {name: cfg.train_cfg.max_epochs for name, cfg in configs.items()}
+    assert (epochs['plain/seed3'], epochs['plain-time/seed3'], epochs['own/seed4']) == (10, 18, 26)  # (2.6 + 1) / 2
+    assert configs['plain-time/seed4'].param_scheduler[-1].end == 18  # one step an epoch: the cosine is stretched
+    assert {one.record['ratio'] for one in runs if one.arm == 'plain-time'} == {1.8}
+
+
+def test_the_epochs_of_plain_time_stay_when_arms_are_added(experiment, run, tmp_path):
+    asked = dataclasses.replace(experiment, methods=('plain', 'mssd', 'plain-time'))
+    run(asked)
+    run(dataclasses.replace(asked, methods=(*asked.methods, 'ssim'), seeds=(3, 4)))
+    cfg = Config.fromfile(tmp_path / 'work/plain-time/seed4/config.py')
+    assert cfg.train_cfg.max_epochs == 1
+
+
+@pytest.mark.parametrize(
+    ('methods', 'message'),
+    [
+        (('plain', 'plain-time'), 'needs the arm plain and a distilled one'),
+        (('plain', 'ssim', 'x=plain-time,as=mkd'), 'as=mkd is none of the distilled arms'),
+        (('plain', 'ssim', 'x=plain-time,epochs=3'), 'has one option, as=ARM; got epochs'),
+    ],
+)
+def test_a_plain_time_without_a_time_is_refused(experiment, methods, message):
+    asked = dataclasses.replace(experiment, methods=methods)
+    with pytest.raises(ValueError, match=message):
+        reference_arms(asked, asked.methods[-1].split('=')[0])
+
+
+def test_a_method_is_the_file_for_the_heads_of_the_pair(experiment):
+    roi = toy_detector('faster-rcnn')
+    asked = dataclasses.replace(experiment, methods=('ikd', 'frskd', 'x=frskd.py'), student=roi, teacher=roi)
+    assert [asked.method(arm) for arm in asked.arms()] == ['ikd_roi', 'frskd_roi', 'frskd']
+
+
+def test_a_name_that_meant_another_file_is_refused(experiment, run, tmp_path):
+    asked = dataclasses.replace(experiment, methods=('frskd',), student=toy_detector('retinanet').to_dict())
+    runs, _ = run(asked)
+    record = runs[-1].record
+    assert record['file'] == 'frskd_dense'
+    del record['file']  # as an mmkd wrote it for which frskd was the attention maps alone
+    (runs[-1].folder / 'arm.json').write_text(json.dumps(record))
+    with pytest.raises(ExperimentError, match='with the method file frskd .* means frskd_dense'):
+        run(asked)
+
+
+def test_a_folder_that_a_worker_still_holds_is_waited_for(experiment, run, tmp_path, monkeypatch):
+    runs, _ = run(experiment)
+    (runs[-1].folder / 'result.json').unlink()
+    with (runs[-1].folder / 'config.py').open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ExperimentError, match='still training in .*ssim'):
+            _wait_for_the_last_worker(runs[-1], seconds=0.3)
+    _wait_for_the_last_worker(runs[-1], seconds=0.3)
 
 
 def test_another_experiment_is_refused_and_nothing_is_changed(experiment, run, tmp_path):
     run(experiment)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'work').rglob('*')}
     other = dataclasses.replace(experiment, schedule=Schedule(epochs=2, scale=(64, 48)))
-    with pytest.raises(ExperimentError, match='holds another experiment: it differs in schedule'):
+    with pytest.raises(ExperimentError, match='it differs in schedule.epochs .2 now, 1 there.'):
         run(other)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'work').rglob('*')} == before
 
@@ -155,7 +260,7 @@ def test_other_batches_or_another_start_are_noticed(experiment, tmp_path):
     runs = runs_of(dataclasses.replace(experiment, seeds=(3, 4)), tmp_path / 'work')
     for one in runs:
         one.folder.mkdir(parents=True)
-        digests = {'initial_sha256': f's{one.seed}', 'batches_sha256': f'b{one.seed}'}
+        digests = {'file': 'x', 'initial_sha256': f's{one.seed}', 'batches_sha256': f'b{one.seed}'}
         (one.folder / 'result.json').write_text(json.dumps(digests))
     assert unfair_runs(runs) == []
     (runs[2].folder / 'result.json').write_text(json.dumps({'initial_sha256': 's3', 'batches_sha256': 'x'}))
@@ -171,7 +276,7 @@ def test_a_name_that_means_another_arm_now_is_refused(run, experiment):
     other = dataclasses.replace(
         experiment, methods=('plain', 'ssim=ssim,distiller.distill_losses.loss_ssim.loss.loss_weight=1')
     )
-    with pytest.raises(ExperimentError, match="holds 'ssim' with the method ssim and the options \\[\\]"):
+    with pytest.raises(ExperimentError, match="holds 'ssim' with the method file ssim and the options \\[\\]"):
         run(other)
 
 
@@ -180,3 +285,12 @@ def test_an_arm_with_options_is_trained_with_them(run, experiment):
     runs, _ = run(dataclasses.replace(experiment, methods=('plain', text)))
     model = Config.fromfile(runs[-1].folder / 'config.py').model
     assert (runs[-1].arm, model.distiller.distill_losses.loss_ssim.loss.loss_weight) == ('weak', 1)
+
+
+def test_plain_time_sees_more_batches_and_the_same_start(experiment):
+    rows = [
+        {'arm': 'plain', 'seed': 0, 'file': 'plain', 'initial_sha256': 'a', 'batches_sha256': 'b'},
+        {'arm': 'plain-time', 'seed': 0, 'file': 'plain-time', 'initial_sha256': 'a', 'batches_sha256': 'longer'},
+        {'arm': 'long', 'seed': 0, 'file': 'plain-time', 'initial_sha256': 'x', 'batches_sha256': 'longer'},
+    ]
+    assert unfair_rows(rows) == ['long, seed 0: other initial student than plain']

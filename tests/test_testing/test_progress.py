@@ -3,8 +3,8 @@ import json
 import pytest
 from rich.console import Console
 
-from mmkd.testing.experiment import Run
 from mmkd.testing.progress import ProgressBoard, StepClock
+from mmkd.testing.runs import Run
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 from mmengine.config import Config
 from rich.console import Console
 
-from mmkd.testing import experiment
-from mmkd.testing.quickstart import build_experiment, main, parse_options, quickstart, toy_data
+from mmkd.testing import training
+from mmkd.testing.comparison import build_experiment, toy_data
+from mmkd.testing.quickstart import main, parse_options, quickstart
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
 
@@ -23,7 +24,7 @@ def options(tmp_path):
 @pytest.fixture
 def unchecked_teacher(monkeypatch):
     """One epoch on four images teaches a teacher nothing, which its check would say."""
-    shipped = experiment.run_config
+    shipped = training.run_config
 
     def run_config(*arguments):
         cfg = shipped(*arguments)
@@ -31,7 +32,7 @@ def unchecked_teacher(monkeypatch):
             cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)
         return cfg
 
-    monkeypatch.setattr(experiment, 'run_config', run_config)
+    monkeypatch.setattr(training, 'run_config', run_config)
 
 
 @pytest.mark.slow
@@ -46,7 +47,7 @@ def test_teacher_plain_and_distilled_end_in_a_table_and_pictures(options, tmp_pa
     assert {row['arm'] for row in results['runs']} == {'teacher', 'plain', 'ssim'}
     work = tmp_path / 'work'
     assert json.loads((work / 'results.json').read_text())['arms'].keys() == results['arms'].keys()
-    names = {'ap_curve.png', 'ap50_curve.png', 'detections.png', 'features.png'}
+    names = {'ap_curve.png', 'ap50_curve.png', 'detections.png', 'features.png', 'ap_curve.svg', 'ap50_curve.svg'}
     assert {path.name for path in (work / 'pictures').iterdir()} == names == set(results['pictures'])
     before = {path: path.stat().st_mtime_ns for path in work.rglob('*')}
     assert main(options) == 0
@@ -61,6 +62,8 @@ def test_teacher_plain_and_distilled_end_in_a_table_and_pictures(options, tmp_pa
         (['--splits', 'train', 'train'], 'two different splits'),
         (['--format', 'kitti'], 'ImageSets/train.txt'),
         (['--student', '/nowhere/config.py'], '/nowhere/config.py'),
+        (['--methods', 'plain', 'x=ssim,distiller.nothing.at=1'], "no 'distiller.nothing' in its model"),
+        (['--methods', 'plain', 'x=plain-time,as=ssim'], 'as=ssim is none of the distilled arms'),
     ],
 )
 def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_path, capsys, wrong, message):

@@ -6,9 +6,10 @@ from mmengine.config import Config
 
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.recipe import Schedule, detector_from_config, training_config
+from mmkd.testing.recorder import RunRecorder
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
-from mmkd.testing.worker import RunRecorder, train_run
+from mmkd.testing.worker import train_run
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ import json
 import pytest
 from rich.console import Console
 
-from mmkd.testing.report import main, markdown, print_table, summarise, table_rows, write_section
+from mmkd.testing.report import main, write_section
+from mmkd.testing.results import summarise
+from mmkd.testing.tables import markdown, print_table, short_rows, table_rows
 
 
 def _row(arm, seed, ap):
@@ -85,3 +87,35 @@ def test_the_command_line_writes_page_and_json(tmp_path, results):
     main([str(tmp_path), '--page', str(tmp_path / 'docs' / 'page.md'), '--json', str(tmp_path / 'docs' / 'copy.json')])
     assert '| ssim | 3 |' in (tmp_path / 'docs' / 'page.md').read_text()
     assert json.loads((tmp_path / 'docs' / 'copy.json').read_text()) == results
+
+
+def test_the_short_table_has_the_main_score_best_gain_first(results):
+    results['arms']['worse'] = {**results['arms']['ssim'], 'AP - plain': dict(mean=-0.02, low=None, high=None, count=1)}
+    results['arms'] = {arm: results['arms'][arm] for arm in ('teacher', 'worse', 'plain', 'ssim')}
+    heads, body = short_rows(results)
+    assert heads == ['arm', 'seeds', 'AP', 'AP - plain']
+    assert [cells[0] for cells in body] == ['teacher', 'plain', 'ssim', 'worse']
+    assert body[2] == ['ssim', '3', '33.0 ± 5.0', '+1.0 ± 0.0']
+
+
+def test_several_stores_come_onto_one_page_each_in_its_section(tmp_path, results):
+    for name in ('cells', 'roads'):
+        (tmp_path / f'{name}.json').write_text(json.dumps(results))
+    page, front = tmp_path / 'long.md', tmp_path / 'short.md'
+    sources = [str(tmp_path / f'{name}.json') for name in ('cells', 'roads')]
+    main([*sources, '--page', str(page), '--short-page', str(front), '--html', str(tmp_path / 'out' / 'all.html')])
+    for text in (page.read_text(), front.read_text()):
+        assert text.index('<!-- cells -->') < text.index('<!-- /cells -->') < text.index('<!-- roads -->')
+    assert 'M params' in page.read_text() and 'M params' not in front.read_text()
+    assert (tmp_path / 'out' / 'all.html').read_text().count('<h3>Scores</h3>') == 2
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'), [(None, 'an experiment writes it'), ('{', 'no JSON file'), ('{}', 'holds no results')]
+)
+def test_what_is_no_result_is_said_in_one_line(tmp_path, content, message):
+    file = tmp_path / 'x.json'
+    if content:
+        file.write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        main([str(file)])

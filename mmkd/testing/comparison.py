@@ -1,0 +1,280 @@
+"""What the quick start and `tools/compare_methods.py` do: data, checks, training, measuring, results."""
+
+import argparse
+import contextlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+
+from mmkd.testing.detection_data import DetectionData, detection_data
+from mmkd.testing.experiment import Experiment
+from mmkd.testing.hold_back import hold_back
+from mmkd.testing.measure import load_student, model_cost, validation_samples
+from mmkd.testing.methods import check_method, distilled_model, is_plain
+from mmkd.testing.options import DATA_SCALE
+from mmkd.testing.pictures import draw_pictures
+from mmkd.testing.progress import ProgressBoard
+from mmkd.testing.recipe import Schedule, detector_from_config
+from mmkd.testing.results import collect_results
+from mmkd.testing.runs import ExperimentError, Run, write_json
+from mmkd.testing.store import read_store, write_store
+from mmkd.testing.time_budget import is_stretched, reference_arms
+from mmkd.testing.toy_data import MIXTURES, make_toy_data
+from mmkd.testing.toy_detectors import SIZES
+from mmkd.testing.training import FailedRunsError, known_runs, run_experiment
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment's files are.
+
+    Args:
+        work_dir: Runs, results, pictures.
+        store: Committed results; None without.
+        command: That was typed.
+    """
+
+    work_dir: Path
+    store: Path | None = None
+    command: str = ''
+
+
+def load_data(options: argparse.Namespace) -> DetectionData:
+    """The data set that the options ask for.
+
+    Args:
+        options: Of the command line; a toy set and annotation files of `--hold-back` go into `data` of the work dir.
+
+    Returns:
+        Its description.
+
+    Raises:
+        FileNotFoundError: Where files are missing.
+        ValueError: Where they do not fit.
+    """
+    folder = options.work_dir.resolve() / 'data'
+    if options.data is None:
+        data = toy_data(folder, options.toy or 'mixed')
+    else:
+        data = detection_data(options.data, options.format, tuple(options.splits), by_size=options.by_size)
+    return hold_back(data, options.hold_back, folder) if options.hold_back else data
+
+
+def toy_data(folder: Path, objects: str) -> DetectionData:
+    """Make a toy set and describe it.
+
+    Args:
+        folder: Where it goes.
+        objects: Name of a mixture; `small` is scored by object size too.
+
+    Returns:
+        Its description.
+    """
+    found = detection_data(make_toy_data(folder, objects=objects), by_size=objects == 'small')
+    return replace(found, name='toy shapes' if objects == 'mixed' else f'toy shapes, {objects}')
+
+
+def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experiment:
+    """The experiment that the options ask for.
+
+    Args:
+        options: Of the command line.
+        data: Data set.
+
+    Returns:
+        The experiment; nothing is trained yet.
+
+    Raises:
+        ValueError: For an unknown method or a config without a model.
+    """
+    classes = len(data.classes)
+    scale = tuple(options.scale or (DATA_SCALE if options.data else MIXTURES[options.toy or 'mixed'].size))
+    schedule = Schedule(
+        epochs=options.epochs,
+        scale=scale,
+        batch=options.batch,
+        lr=options.lr,
+        workers=options.workers,
+        score_every=options.score_every,
+    )
+    experiment = Experiment(
+        data=data,
+        student=_model(options.student, classes),
+        teacher=_model(options.teacher, classes),
+        methods=tuple(options.methods),
+        seeds=tuple(options.seeds),
+        schedule=schedule,
+        teacher_schedule=replace(schedule, lr=options.lr / 2, epochs=options.teacher_epochs),
+    )
+    for arm in experiment.arms().values():
+        check_method(arm.method)
+        if is_stretched(experiment, arm.name):
+            reference_arms(experiment, arm.name)
+        elif is_plain(arm.method) and arm.options:
+            raise ValueError(f'{arm.name}: {arm.method} has no options, got {dict(arm.options)}')
+    return experiment
+
+
+def check_arms(experiment: Experiment, arms: Sequence[str]) -> None:
+    """Build the models of arms once, without weights: what does not fit shows before hours of training.
+
+    Args:
+        experiment: What is compared.
+        arms: Names of those to build.
+
+    Raises:
+        ExperimentError: Names the arm and what is wrong with it.
+    """
+    teacher = dict(teacher=experiment.teacher, teacher_ckpt='not trained yet')
+    init_default_scope('mmdet')
+    for name in ('teacher', 'student', *arms):
+        try:
+            if name in ('teacher', 'student'):
+                model = getattr(experiment, name)
+            elif is_plain(experiment.method(name)):
+                continue
+            else:
+                model = experiment.arms()[name].apply(
+                    distilled_model(experiment.student, experiment.method(name), teacher)
+                )
+            with _quiet():
+                MODELS.build(json.loads(json.dumps(model)))
+        except Exception as error:  # a config can be wrong in every way that code can
+            raise ExperimentError(f'{name} cannot be built: {type(error).__name__}: {error}') from error
+
+
+def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int = 1, train: bool = True) -> dict:
+    """Train what is missing, measure, and write everything down.
+
+    Args:
+        experiment: What is compared.
+        place: Its files.
+        console: Where to write.
+        jobs: Runs at a time.
+        train: Otherwise only what is finished is measured.
+
+    Returns:
+        The results, as in `results.json`.
+
+    Raises:
+        ExperimentError: Where nothing can be done.
+        FailedRunsError: Where some runs failed; the results of the others are written before.
+    """
+    store = read_store(place.store, experiment) if place.store else None
+    runs = known_runs(experiment, place.work_dir, store)
+    missing = [run for run in runs if run.result is None]
+    failure: FailedRunsError | None = None
+    if train and missing:
+        check_arms(experiment, list(dict.fromkeys(run.arm for run in missing if run.arm in experiment.arms())))
+        done = f', {len(runs) - len(missing)} are finished' if len(missing) < len(runs) else ''
+        console.print(
+            f'training {len(missing)} runs{done}, {jobs} at a time; logs in {place.work_dir}', highlight=False
+        )
+    if train:
+        with ProgressBoard(jobs, console) as board:
+            watch = _Saver(experiment, place, board) if place.store else board
+            try:
+                runs = run_experiment(experiment, place.work_dir, jobs=jobs, store=store, watch=watch)
+            except FailedRunsError as error:
+                failure, runs = error, error.runs
+    if not any(run.result for run in runs):
+        raise failure or ExperimentError(f'{place.work_dir}: no run is finished, so that there is nothing to report')
+    results = finish(experiment, runs, place, console)
+    if failure:
+        failure.results = results
+        raise failure
+    return results
+
+
+class _Saver:
+    """Writes the store whenever a run has finished, and passes on to the progress.
+
+    Args:
+        experiment: What is compared.
+        place: Its files.
+        board: Called at every look.
+    """
+
+    def __init__(self, experiment: Experiment, place: Place, board: Callable[[Sequence[Run]], None]) -> None:
+        self.experiment, self.place, self.board = experiment, place, board
+        self.saved: int | None = None
+
+    def __call__(self, runs: Sequence[Run]) -> None:
+        done = sum(run.result is not None for run in runs)
+        if self.saved is not None and done > self.saved:
+            store = read_store(self.place.store, self.experiment)
+            write_store(
+                self.place.store, collect_results(self.experiment, runs, {}, command=self.place.command, store=store)
+            )
+        self.saved = done
+        self.board(runs)
+
+
+def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: Console) -> dict:
+    """Measure, collect, draw; nothing is done twice for the same runs.
+
+    Args:
+        experiment: What was compared.
+        runs: Its runs; the finished ones count.
+        place: Its files.
+        console: Where to write.
+
+    Returns:
+        The results.
+    """
+    store = read_store(place.store, experiment) if place.store else None
+    stamp = [[run.arm, run.seed, run.result['finished']] for run in runs if run.result]
+    missing = [f'{run.arm}, seed {run.seed}' for run in runs if run.result is None]
+    file = place.work_dir / 'results.json'
+    if file.exists():
+        results = json.loads(file.read_text())
+        same = results.get('stamp') == stamp and results.get('missing', []) == missing
+        if same and 'identity' in results and (store is None or store['runs'] == results['runs']):
+            console.print('measurements and pictures are up to date')
+            return results
+    console.print('measuring parameters, GFLOPs and time an image')
+    with _quiet():  # loaders print what they load
+        results = collect_results(experiment, runs, _costs(runs), command=place.command, store=store)
+    results['missing'] = missing
+    console.print('pictures')
+    with _quiet():
+        results['pictures'] = [path.name for path in draw_pictures(results, runs, place.work_dir / 'pictures')]
+    results['stamp'] = stamp
+    place.work_dir.mkdir(parents=True, exist_ok=True)
+    write_json(file, results)
+    if place.store:
+        write_store(place.store, results)
+    return results
+
+
+def command_line(program: str) -> str:
+    """The command that this process was started with."""
+    return f'{program} {shlex.join(sys.argv[1:])}'.strip()
+
+
+def _costs(runs: Sequence[Run]) -> dict[str, dict]:
+    costs: dict[str, dict] = {}
+    here = [run for run in runs if run.checkpoint]
+    samples = validation_samples(here[0].folder / 'config.py', 12) if here else []
+    for run in here:
+        if run.arm not in costs:
+            model = load_student(run.folder / 'config.py', run.checkpoint)
+            costs[run.arm] = model_cost(model, samples)
+    return costs
+
+
+def _model(choice: str, classes: int) -> dict:
+    return SIZES[choice](classes).to_dict() if choice in SIZES else detector_from_config(choice, classes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,170 @@
+"""From the runs of an experiment to its results: means over seeds, paired differences, what to warn of."""
+
+import datetime
+from collections.abc import Sequence
+
+from mmkd.testing.experiment import Experiment
+from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
+from mmkd.testing.methods import PLAIN, TEACHER, needs_teacher
+from mmkd.testing.runs import Run
+from mmkd.testing.statistics import mean_with_interval, paired_difference
+from mmkd.testing.store import merge_rows
+from mmkd.testing.time_budget import budget_note
+from mmkd.testing.training import weights_digest
+from mmkd.testing.worker import hardware_class
+
+_KEPT = (
+    'metrics',
+    'curve',
+    'epochs',
+    'train_seconds',
+    'train_cpu_seconds',
+    'wall_seconds',
+    'peak_memory_mb',
+    'parameters',
+)
+_KEPT += ('initial_sha256', 'batches_sha256', 'weights_sha256', 'teacher_sha256')
+_KEPT += ('resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished')
+_OF_THE_ARM = ('method', 'file', 'options', 'epochs', 'clock', 'as', 'ratio')
+
+
+def collect_results(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    costs: dict[str, dict],
+    *,
+    command: str = '',
+    store: dict | None = None,
+) -> dict:
+    """All that is known of an experiment, ready for JSON.
+
+    Args:
+        experiment: What was compared.
+        runs: Its runs; the finished ones count.
+        costs: Arm -> `parameters`, `gflops`, `ms`.
+        command: That was run.
+        store: Results of earlier sessions, whose other arms and seeds are kept.
+
+    Returns:
+        `identity`, `setting`, `arms` (arm -> means and paired differences), `unfair` (complaints), `notes`, `runs` (one
+        dict a run).
+    """
+    rows = merge_rows(_rows(experiment, runs), store)
+    known = _known_costs(store)
+    setting = _setting(experiment, rows, command)
+    return {
+        'identity': experiment.identity(),
+        'setting': setting,
+        'arms': summarise(_of_one_teacher(rows), setting['metrics'], known | costs),
+        'unfair': unfair_rows(rows) + other_teachers(rows),
+        'notes': _notes(rows),
+        'runs': rows,
+    }
+
+
+def _known_costs(store: dict | None) -> dict[str, dict]:
+    keys = ('parameters', 'gflops', 'ms')
+    arms = (store or {}).get('arms', {})
+    return {arm: {key: found[key] for key in keys if key in found} for arm, found in arms.items()}
+
+
+def _setting(experiment: Experiment, rows: Sequence[dict], command: str) -> dict:
+    data, schedule = experiment.data, experiment.schedule
+    hardware = list(dict.fromkeys(row['hardware'] for row in rows if 'hardware' in row))
+    return {
+        'data': data.name,
+        'train_images': data.counts[0],
+        'val_images': data.counts[1],
+        'classes': list(data.classes),
+        'student': experiment.student.get('type'),
+        'teacher': experiment.teacher.get('type'),
+        'scale': list(schedule.scale),
+        'epochs': schedule.epochs,
+        'batch': schedule.batch,
+        'lr': schedule.lr,
+        'teacher_lr': (experiment.teacher_schedule or schedule).lr,
+        'teacher_epochs': (experiment.teacher_schedule or schedule).epochs,
+        'seeds': sorted({row['seed'] for row in rows if row['arm'] != TEACHER}),
+        'metrics': [name for name in data.metrics.values() if all(name in row['metrics'] for row in rows)],
+        'percent': data.percent,
+        'hardware': '; '.join(hardware) or hardware_class(),
+        'threads': max((row.get('threads', 1) for row in rows), default=1),
+        'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        'command': command,
+    }
+
+
+def _rows(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
+    teacher = weights_digest(runs[0]) if runs[0].result else None
+    rows = []
+    for run in runs:
+        result = run.result
+        if result is None:
+            continue
+        if result is run.stored:
+            rows.append(result)
+            continue
+        record = {'file': experiment.method(run.arm), **run.record}
+        row = {'arm': run.arm, 'seed': run.seed, **{key: record[key] for key in _OF_THE_ARM if key in record}}
+        row.update({key: result[key] for key in _KEPT if key in result})
+        if run.arm == TEACHER:
+            row.setdefault('weights_sha256', teacher)
+        elif needs_teacher(experiment.method(run.arm)) and teacher:
+            row.setdefault('teacher_sha256', teacher)  # runs of an older mmkd: the one teacher of their folder
+        rows.append(row)
+    return rows
+
+
+def _of_one_teacher(rows: Sequence[dict]) -> list[dict]:
+    """The rows without teachers that hardly any run learned from: the table's teacher is the others' one."""
+    usual = main_teacher(rows)
+    teachers = [row for row in rows if row['arm'] == TEACHER]
+    shown = [row for row in teachers if row.get('weights_sha256') == usual] or teachers[:1]
+    return [*shown, *(row for row in rows if row['arm'] != TEACHER)]
+
+
+def _notes(rows: Sequence[dict]) -> list[str]:
+    notes = [budget_note(rows)]
+    files = {row['arm']: row['file'] for row in rows if row.get('file') not in (None, row['arm'])}
+    named = [f'{arm} is the method file {file}' for arm, file in files.items() if f'{arm}.py' != file]
+    notes.append('; '.join(named) + '.' if named else '')
+    codes = {row['code'] for row in rows if 'code' in row}
+    if len(codes) > 1:
+        notes.append(
+            f'The runs were made with {len(codes)} versions of the code (`code` of each run in the JSON file).'
+        )
+    devices = {row.get('hardware') for row in rows if row.get('hardware')}
+    if len(devices) > 1:
+        notes.append('The runs were made on more than one kind of machine: compare their times with care.')
+    return [note for note in notes if note]
+
+
+def summarise(rows: Sequence[dict], metrics: Sequence[str], costs: dict[str, dict]) -> dict[str, dict]:
+    """Means over seeds, and paired differences to plain.
+
+    Args:
+        rows: One dict a run: `arm`, `seed`, `metrics`, `train_seconds`, `peak_memory_mb`.
+        metrics: Names of the scores.
+        costs: Arm -> `parameters`, `gflops`, `ms`.
+
+    Returns:
+        Arm -> dict; the teacher first, the others in the order of the runs.
+    """
+    arms: dict[str, dict] = {}
+    plain = [row for row in rows if row['arm'] == PLAIN]
+    for arm in dict.fromkeys(row['arm'] for row in rows):
+        mine = [row for row in rows if row['arm'] == arm]
+        summary: dict = {'seeds': [row['seed'] for row in mine]}
+        for name in metrics:
+            scores = {row['seed']: row['metrics'][name] for row in mine}
+            summary[name] = mean_with_interval(list(scores.values())).as_dict()
+            base = {row['seed']: row['metrics'][name] for row in plain}
+            if arm not in (PLAIN, TEACHER) and set(scores) & set(base):
+                summary[f'{name} - plain'] = paired_difference(scores, base).as_dict()
+        summary['train_seconds'] = mean_with_interval([row['train_seconds'] for row in mine]).mean
+        busy = [row['train_cpu_seconds'] for row in mine if 'train_cpu_seconds' in row]
+        summary['train_cpu_seconds'] = mean_with_interval(busy).mean if busy else None
+        summary['peak_memory_mb'] = max(row['peak_memory_mb'] for row in mine)
+        known = {'parameters': mine[0]['parameters']} if 'parameters' in mine[0] else {}
+        arms[arm] = {**summary, **known, **costs.get(arm, {})}
+    return arms

@@ -1,0 +1,165 @@
+"""The table of an experiment: in a terminal, and as Markdown, whole or in short."""
+
+from rich.console import Console
+from rich.table import Table
+
+from mmkd.testing.methods import PLAIN, TEACHER
+
+
+def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """The table of an experiment as text.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        Headings; one list of cells an arm.
+    """
+    metrics, percent = results['setting']['metrics'], results['setting']['percent']
+    differences = len(results['arms']) > 2
+    heads = ['arm', 'seeds', *metrics]
+    if differences:
+        heads += [f'{name} - plain' for name in metrics]
+    heads += ['M params', 'GFLOPs', 'ms/image', 'train s', 'CPU s', 'MiB']
+    body = []
+    for arm, found in results['arms'].items():
+        cells = [arm, str(len(found['seeds']))]
+        cells += [estimate(found[name], percent) for name in metrics]
+        if differences:
+            cells += [estimate(found.get(f'{name} - plain'), percent, sign=True) for name in metrics]
+        cells += [f'{found["parameters"] / 1e6:.2f}' if 'parameters' in found else '-']
+        cells += [f'{found["gflops"]:.2f}' if 'gflops' in found else '-']
+        cells += [f'{found["ms"]:.0f}' if 'ms' in found else '-']
+        busy = found['train_cpu_seconds']
+        cells += [f'{found["train_seconds"]:.0f}', '-' if busy is None else f'{busy:.0f}']
+        cells += [str(found['peak_memory_mb'])]
+        body.append(cells)
+    return heads, body
+
+
+def short_rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """The table in short: the main score alone.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        Headings; one list of cells an arm, the teacher first, then plain, then the others by their gain.
+    """
+    name, percent = results['setting']['metrics'][0], results['setting']['percent']
+
+    def place(item: tuple[str, dict]) -> tuple[int, float]:
+        arm, found = item
+        return (TEACHER, PLAIN, arm).index(arm), -(found.get(f'{name} - plain') or {'mean': 0.0})['mean']
+
+    body = [
+        [
+            arm,
+            str(len(found['seeds'])),
+            estimate(found[name], percent),
+            estimate(found.get(f'{name} - plain'), percent, sign=True),
+        ]
+        for arm, found in sorted(results['arms'].items(), key=place)
+    ]
+    return ['arm', 'seeds', name, f'{name} - plain'], body
+
+
+def print_table(results: dict, console: Console | None = None) -> None:
+    """Show the table in the terminal.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+        console: Where to.
+    """
+    console = console or Console()
+    heads, body = table_rows(results)
+    table = Table(title=caption(results), title_justify='left')
+    for head in heads:
+        table.add_column(head, justify='left' if head == 'arm' else 'right')
+    for cells in body:
+        table.add_row(*cells)
+    console.print(table)
+    for note in results.get('notes', []):
+        console.print(note, markup=False, highlight=False)
+    for complaint in results['unfair']:
+        console.print(f'NOT COMPARABLE: {complaint}', style='bold red', markup=False)
+
+
+def caption(results: dict) -> str:
+    """One sentence that says what the numbers are."""
+    setting = results['setting']
+    seeds = len(setting['seeds'])
+    spread = 'mean and 95 % t-interval over seeds' if seeds > 1 else 'one seed: no interval, a single run proves little'
+    return (
+        f'{setting["data"]}: {setting["train_images"]} training and {setting["val_images"]} validation images in '
+        f'{setting["scale"][0]}x{setting["scale"][1]}, {setting["epochs"]} epochs; {spread}'
+    )
+
+
+def notes(results: dict) -> list[str]:
+    """What a reader needs to judge the table, one paragraph each.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        Plain text.
+    """
+    setting = results['setting']
+    seeds = ', '.join(str(seed) for seed in setting['seeds'])
+    texts = [
+        f'{caption(results)}. Seeds {seeds}; the teacher was trained once. Score of the last epoch on the validation '
+        'split, which nothing was chosen on by the tool; "- plain" is the mean of the differences seed by seed, where '
+        'both arms start from the same student and see the same batches.',
+        f'Batch {setting["batch"]}, AdamW, peak learning rate {setting["lr"]:g} (teacher: {setting["teacher_lr"]:g}, '
+        f'{setting["teacher_epochs"]} epochs). {setting["hardware"]}, {setting["threads"]} thread(s) a run; '
+        f'{setting["date"]}. "train s" and "ms/image" are clock time, rough on a shared machine; "CPU s" is not.',
+        *results.get('notes', []),
+    ]
+    if not results['unfair']:
+        texts.append('Checked in every pair: same initial student, same batches (digests in the JSON file).')
+    return texts
+
+
+def markdown(results: dict) -> str:
+    """The table for a page of the docs, with everything a reader needs to judge it."""
+    lines = _markdown_table(*table_rows(results))
+    texts = notes(results)
+    if results['unfair']:
+        texts.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
+    if results['setting']['command']:
+        texts.append(f'Command: `{results["setting"]["command"]}`')
+    return '\n'.join(lines) + '\n\n' + '\n\n'.join(texts) + '\n'
+
+
+def short_markdown(results: dict) -> str:
+    """The table for a front page: the main score, what it is, and what is not comparable."""
+    setting = results['setting']
+    text = f'{caption(results)}; "- plain" is paired by seed. {setting["hardware"]}; {setting["date"]}.'
+    if results['unfair']:
+        text += ' **Not comparable:** ' + '; '.join(results['unfair']) + '.'
+    return '\n'.join(_markdown_table(*short_rows(results))) + f'\n\n{text}\n'
+
+
+def _markdown_table(heads: list[str], body: list[list[str]]) -> list[str]:
+    lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
+    return lines + ['| ' + ' | '.join(cells) + ' |' for cells in body]
+
+
+def estimate(value: dict | None, percent: float, sign: bool = False) -> str:
+    """A mean with its interval as text.
+
+    Args:
+        value: `mean`, `low`, `high`; None for a dash.
+        percent: Factor that makes it a percentage.
+        sign: Show a plus.
+
+    Returns:
+        Such as `+1.2 ± 0.4`.
+    """
+    if value is None:
+        return '-'
+    text = f'{percent * value["mean"]:{"+" if sign else ""}.1f}'
+    if value['low'] is None:
+        return text
+    return f'{text} ± {percent * (value["high"] - value["low"]) / 2:.1f}'

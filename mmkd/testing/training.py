@@ -1,0 +1,238 @@
+"""Training of what an experiment lacks: runs are processes of their own, several at a time.
+
+A finished run is kept and reused. One that was interrupted goes on from its last whole epoch where that gives the same
+numbers to the last bit, else it starts again from its beginning. A run that fails does not end the others.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mmkd.compat import load_checkpoint_file
+from mmkd.testing.experiment import Experiment, arm_record, claim_work_dir, refuse_other_arm, run_config, runs_of
+from mmkd.testing.methods import TEACHER, needs_teacher
+from mmkd.testing.recorder import PARENT, state_digest
+from mmkd.testing.runs import ExperimentError, Run, read_json, write_json, write_text
+from mmkd.testing.store import attach_store
+from mmkd.testing.time_budget import is_stretched, needed_runs, time_budget
+
+
+class FailedRunsError(ExperimentError):
+    """Some runs ended without a result; the others are finished.
+
+    Args:
+        message: For the person at the keyboard.
+        runs: All runs.
+    """
+
+    def __init__(self, message: str, runs: list[Run]) -> None:
+        super().__init__(message)
+        self.runs = runs
+
+
+def run_experiment(
+    experiment: Experiment,
+    work_dir: Path,
+    *,
+    jobs: int = 1,
+    store: dict | None = None,
+    watch: Callable[[Sequence[Run]], None] = lambda runs: None,
+    poll_seconds: float = 0.5,
+    worker: Sequence[str] = (sys.executable, '-m', 'mmkd.testing.worker'),
+) -> list[Run]:
+    """Train what is not trained yet.
+
+    Args:
+        experiment: What is compared.
+        work_dir: Its folder.
+        jobs: Runs at a time; the cores are shared among them.
+        store: Results of earlier sessions: what is in them counts as done.
+        watch: Called at every look at the processes, for progress.
+        poll_seconds: Time between two looks.
+        worker: Command that trains the run whose folder is its last argument.
+
+    Returns:
+        All runs, each with its result.
+
+    Raises:
+        ExperimentError: Where the folder is another experiment's or in use.
+        FailedRunsError: Behind all that could be done, where runs failed.
+    """
+    work_dir = work_dir.resolve()
+    claim_work_dir(experiment, work_dir)
+    with _alone_in(work_dir):
+        runs = known_runs(experiment, work_dir, store)
+        failed = _Crew(experiment, runs, jobs, worker).work(watch, poll_seconds)
+    if failed:
+        raise FailedRunsError(_failure_text(runs, failed), runs)
+    return runs
+
+
+def known_runs(experiment: Experiment, work_dir: Path, store: dict | None) -> list[Run]:
+    """All runs with what is known of them, here and in the store.
+
+    Args:
+        experiment: What is compared.
+        work_dir: Its folder.
+        store: Results of earlier sessions.
+
+    Returns:
+        The runs. A teacher that only the store knows counts as not trained where a run still needs it.
+
+    Raises:
+        ExperimentError: Where a finished run is of another arm than its name means now.
+    """
+    runs = runs_of(experiment, work_dir)
+    for run in runs:
+        if read_json(run.folder / 'result.json'):
+            refuse_other_arm(experiment, run, run.record, str(run.folder))
+    if store is not None:
+        attach_store(experiment, runs, store)
+    teacher = runs[0]
+    if any(run.result is None and needs_teacher(experiment.method(run.arm)) for run in runs) and not teacher.checkpoint:
+        teacher.stored = None
+    return runs
+
+
+class _Crew:
+    """The processes of an experiment.
+
+    Args:
+        experiment: What is compared.
+        runs: All runs, the teacher's first.
+        jobs: At a time.
+        worker: Command.
+    """
+
+    def __init__(self, experiment: Experiment, runs: list[Run], jobs: int, worker: Sequence[str]) -> None:
+        self.experiment, self.runs, self.jobs, self.worker = experiment, runs, jobs, worker
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.waiting = [run for run in runs if run.result is None]
+        self.active: dict[subprocess.Popen, Run] = {}
+        self.failed: dict[str, str] = {}
+        self._teacher_digest: str | None = None
+
+    def work(self, watch: Callable[[Sequence[Run]], None], poll_seconds: float) -> dict[str, str]:
+        """Train until nothing more can be done; the failures by folder."""
+        try:
+            while True:
+                for run in [run for run in self.waiting if self._can_start(run)][: self.jobs - len(self.active)]:
+                    self.waiting.remove(run)
+                    self._start(run)
+                watch(self.runs)
+                if not self.active:
+                    break
+                time.sleep(poll_seconds)
+                for process in [process for process in self.active if process.poll() is not None]:
+                    self._end(self.active.pop(process), process.returncode)
+        finally:
+            for process in self.active:
+                process.terminate()
+                process.wait()
+        return self.failed
+
+    def _can_start(self, run: Run) -> bool:
+        """Whether all that a run builds on is finished."""
+        if is_stretched(self.experiment, run.arm):
+            return all(one.result for one in needed_runs(self.experiment, run, self.runs))
+        return not needs_teacher(self.experiment.method(run.arm)) or self.runs[0].result is not None
+
+    def _start(self, run: Run) -> None:
+        budget = time_budget(self.experiment, run, self.runs) if is_stretched(self.experiment, run.arm) else None
+        epochs = budget['epochs'] if budget else None
+        digest = self._teacher_sha256() if needs_teacher(self.experiment.method(run.arm)) else None
+        record = arm_record(self.experiment, run, teacher_sha256=digest, budget=budget)
+        text = run_config(self.experiment, run, self.runs[0], epochs).pretty_text
+        _prepare(run, text, record, self.experiment.data.metrics)
+        environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', str(self.threads)))
+        environment[PARENT] = str(os.getpid())
+        with (run.folder / 'train.log').open('a') as log:
+            process = subprocess.Popen(
+                [*self.worker, str(run.folder)], stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+        self.active[process] = run
+
+    def _end(self, run: Run, code: int) -> None:
+        if code != 0 or run.result is None:
+            tail = (run.folder / 'train.log').read_text(errors='replace').strip().splitlines()[-8:]
+            shown = '\n  '.join(tail)
+            text = f'{run.arm}, seed {run.seed}, ended with exit code {code}. Whole log: {run.folder / "train.log"}'
+            self.failed[str(run.folder)] = f'{text}; its end:\n  {shown}'
+
+    def _teacher_sha256(self) -> str | None:
+        if self._teacher_digest is None:
+            self._teacher_digest = weights_digest(self.runs[0])
+        return self._teacher_digest
+
+
+def weights_digest(run: Run) -> str | None:
+    """Digest of a finished run's weights; from the checkpoint where the run was finished by an older mmkd.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        Hexadecimal digits; None where neither the run nor a checkpoint says.
+    """
+    known = (run.result or {}).get('weights_sha256')
+    if known is None and run.checkpoint:
+        return state_digest(load_checkpoint_file(run.checkpoint)['state_dict'])
+    return known
+
+
+def _prepare(run: Run, config: str, record: dict, metrics: dict[str, str]) -> None:
+    """Make the folder ready; what an interrupted run of the very same config left stays, for it to go on from."""
+    _wait_for_the_last_worker(run)
+    file = run.folder / 'config.py'
+    same = file.is_file() and file.read_text(encoding='utf-8') == config and run.record == record
+    if run.folder.exists() and not (same and read_json(run.folder / 'metrics.json') == metrics):
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / 'arm.json', record)
+    write_json(run.folder / 'metrics.json', metrics)
+    if not same:  # else the file stays the one that a worker holds
+        write_text(file, config)
+
+
+def _wait_for_the_last_worker(run: Run, seconds: float = 60.0) -> None:
+    """A worker whose parent was killed ends at its next step; until then the folder is its own."""
+    config, end = run.folder / 'config.py', time.monotonic() + seconds
+    while config.is_file():
+        with config.open() as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    text = f'a process of an earlier call is still training in {run.folder}; wait for it, or end it.'
+                    raise ExperimentError(text) from None
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _alone_in(work_dir: Path) -> Iterator[None]:
+    """Refuse to work where another process does; a process that has died holds nothing."""
+    with (work_dir / 'experiment.json').open() as stamp:
+        try:
+            fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExperimentError(f'another process is working in {work_dir}; wait for it, or end it.') from None
+        yield
+
+
+def _failure_text(runs: Sequence[Run], failed: dict[str, str]) -> str:
+    missing = [run for run in runs if run.result is None]
+    blocked = [f'{run.arm}, seed {run.seed}' for run in missing if str(run.folder) not in failed]
+    text = (
+        f'{len(failed)} of {len(runs)} runs failed. Finished runs are kept: the same command tries the others again.\n'
+    )
+    text += '\n'.join(failed.values())
+    if blocked:
+        text += f'\nNot started, since what they build on is missing: {"; ".join(blocked)}.'
+    return text + (f'\n(The {TEACHER} is one of the failed runs.)' if runs[0].result is None else '')

@@ -1,0 +1,150 @@
+import dataclasses
+import json
+
+import pytest
+
+from mmkd.testing.detection_data import detection_data
+from mmkd.testing.experiment import Experiment, runs_of
+from mmkd.testing.fairness import other_teachers
+from mmkd.testing.recipe import Schedule
+from mmkd.testing.results import collect_results
+from mmkd.testing.runs import ExperimentError, write_json
+from mmkd.testing.store import read_store, write_store
+from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.training import known_runs
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    data = detection_data(make_toy_data(tmp_path / 'toy', train=2, val=1, size=(64, 48)))
+    student, teacher = dict(type='Student'), dict(type='Teacher')
+    return Experiment(data, student, teacher, ('plain', 'ssim', 'mssd'), (0, 1), Schedule(epochs=1, scale=(64, 48)))
+
+
+def _finish(run, experiment, *, teacher='T', ap=0.3, when='then'):
+    """What a worker leaves."""
+    run.folder.mkdir(parents=True)
+    (run.folder / 'epoch_1.pth').write_text('weights')
+    result = dict(metrics={'AP': ap, 'AP50': ap}, curve=[{'epoch': 1, 'AP': ap, 'AP50': ap}], train_seconds=1.0)
+    result |= dict(train_cpu_seconds=1.0, wall_seconds=1.0, peak_memory_mb=1, initial_sha256=f'i{run.seed}', threads=1)
+    result |= dict(batches_sha256=f'b{run.seed}', finished=when, checkpoint=str(run.folder / 'epoch_1.pth'))
+    result |= dict(weights_sha256=teacher if run.arm == 'teacher' else f'{run.arm}{run.seed}', parameters=7)
+    if run.arm == 'ssim':
+        result['teacher_sha256'] = teacher
+    write_json(run.folder / 'result.json', result)
+    record = dict(name=run.arm, method=run.arm, options=[], file=run.arm)
+    write_json(run.folder / 'arm.json', record)
+
+
+@pytest.fixture
+def stored(experiment, tmp_path):
+    """A store with all of seed 0, written on another machine."""
+    runs = runs_of(experiment, tmp_path / 'there')
+    for run in runs[:4]:
+        _finish(run, experiment)
+    write_store(
+        tmp_path / 'store.json', collect_results(experiment, runs, {'plain': dict(parameters=7, gflops=1, ms=2)})
+    )
+    return tmp_path / 'store.json'
+
+
+def _todo(runs):
+    return [f'{run.arm}{run.seed}' for run in runs if run.result is None]
+
+
+def test_what_is_in_the_store_is_done_and_the_teacher_is_trained_where_a_run_needs_it(experiment, stored, tmp_path):
+    store = read_store(stored, experiment)
+    assert _todo(known_runs(experiment, tmp_path / 'here', store)) == ['teacher0', 'plain1', 'ssim1', 'mssd1']
+    without = dataclasses.replace(experiment, methods=('plain', 'mssd'))
+    assert _todo(known_runs(without, tmp_path / 'here', store)) == ['plain1', 'mssd1']
+    nothing = dataclasses.replace(experiment, seeds=(0,))
+    assert _todo(known_runs(nothing, tmp_path / 'here', store)) == []
+
+
+def test_runs_of_another_teacher_are_named_and_both_teachers_kept(experiment, stored, tmp_path):
+    store = read_store(stored, experiment)
+    runs = known_runs(experiment, tmp_path / 'here', store)
+    for run in runs:
+        if run.result is None:
+            _finish(run, experiment, teacher='U', when='now')
+    results = collect_results(experiment, runs, {}, store=store)
+    assert len([row for row in results['runs'] if row['arm'] == 'teacher']) == 2
+    (complaint,) = results['unfair']
+    assert complaint.startswith('ssim, seed 1: learned from another teacher of the same recipe, U (AP 0.300)')
+    assert results['arms']['teacher']['seeds'] == [0]
+    assert results['arms']['plain']['gflops'] == 1  # measured there
+
+
+def test_the_same_teacher_trained_again_is_no_other_teacher(experiment, stored, tmp_path):
+    store = read_store(stored, experiment)
+    runs = known_runs(experiment, tmp_path / 'here', store)
+    for run in runs:
+        if run.result is None:
+            _finish(run, experiment, when='now')
+    results = collect_results(experiment, runs, {}, store=store)
+    assert results['unfair'] == []
+    assert len(results['runs']) == 7
+
+
+def test_what_is_in_the_store_stays_as_it_is(experiment, stored, tmp_path):
+    runs = runs_of(experiment, tmp_path / 'here')
+    for run in runs[:4]:
+        _finish(run, experiment, ap=0.9, when='now')
+    store = read_store(stored, experiment)
+    results = collect_results(experiment, known_runs(experiment, tmp_path / 'here', store), {}, store=store)
+    assert {row['metrics']['AP'] for row in results['runs']} == {0.3}
+
+
+def test_other_arms_of_the_store_are_kept(experiment, stored, tmp_path):
+    asked = dataclasses.replace(experiment, methods=('plain', 'l2'), seeds=(0,))
+    store = read_store(stored, asked)
+    results = collect_results(asked, known_runs(asked, tmp_path / 'here', store), {}, store=store)
+    assert list(results['arms']) == ['teacher', 'plain', 'ssim', 'mssd']
+
+
+def test_an_older_run_without_digests_learned_from_the_teacher_of_its_folder(experiment, tmp_path):
+    runs = runs_of(dataclasses.replace(experiment, seeds=(0,)), tmp_path / 'work')
+    for run in runs:
+        _finish(run, experiment)
+    file = tmp_path / 'work' / 'ssim' / 'seed0' / 'result.json'
+    result = json.loads(file.read_text())
+    del result['teacher_sha256']
+    file.write_text(json.dumps(result))
+    (row,) = [row for row in collect_results(experiment, runs, {})['runs'] if row['arm'] == 'ssim']
+    assert row['teacher_sha256'] == 'T'
+    assert other_teachers([row]) == []
+
+
+def test_a_store_of_another_experiment_is_refused(experiment, stored):
+    other = dataclasses.replace(experiment, schedule=Schedule(epochs=2, scale=(64, 48)))
+    with pytest.raises(ExperimentError, match='another experiment: it differs in schedule.epochs .2 now, 1 there'):
+        read_store(stored, other)
+
+
+def test_a_name_that_is_another_arm_in_the_store_is_refused(experiment, stored, tmp_path):
+    asked = dataclasses.replace(experiment, methods=('plain', 'ssim=l2'), student=experiment.student)
+    with pytest.raises(ExperimentError, match="the store holds 'ssim' with the method file ssim .* means l2"):
+        known_runs(asked, tmp_path / 'here', read_store(stored, asked))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [('{', 'holds no results'), ('[]', 'holds no results'), ('{"runs": []}', 'could not go on from it')],
+)
+def test_a_file_that_is_no_store_is_refused_and_left(experiment, tmp_path, content, message):
+    file = tmp_path / 'x.json'
+    file.write_text(content)
+    with pytest.raises(ExperimentError, match=message):
+        read_store(file, experiment)
+    assert file.read_text() == content
+
+
+def test_a_store_has_one_line_a_run_and_reads_back(experiment, stored):
+    lines = [line for line in stored.read_text().splitlines() if line.startswith('  {"arm"')]
+    assert len(lines) == 4
+    assert len(json.loads(stored.read_text())['runs']) == 4
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_a_mistake(experiment, tmp_path):
+    with pytest.raises(ExperimentError, match='there is no folder'):
+        read_store(tmp_path / 'nowhere' / 'x.json', experiment)
