@@ -1,7 +1,7 @@
 """Where the time of a training step goes; measures nothing until somebody listens."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,13 @@ class StepClock:
 
     On CUDA the marks are events in the stream, which are read when the device has passed them; else wall-clock time.
 
-    Attributes:
-        listening: whether anything is measured.
+    Args:
+        now: gives seconds where there is no GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.listening = False
+        self._seconds = now
         self._cuda = False
         self._start: Any = None
         self._spans: list[tuple[str, Any, Any]] = []
@@ -30,7 +31,7 @@ class StepClock:
 
     def _now(self) -> Any:
         if not self._cuda:
-            return time.perf_counter()
+            return self._seconds()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event

@@ -1,0 +1,104 @@
+"""Rounds in which all arms take turns, and what they say: medians, ratios round by round, the parts of a step."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm
+
+
+@dataclass
+class Times:
+    """Seconds of an arm, one entry a round.
+
+    Args:
+        wall: clock time, on a GPU until the device was done.
+        busy: what counts: processor time of this process on a CPU, clock time on a GPU.
+        parts: of the algorithm's clock, by name.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+
+def take_turns(arms: Sequence[Arm], rounds: int, warmup: int, device: str) -> dict[str, Times]:
+    """Measure every arm once a round, in an order that moves on from round to round, so that load hits all alike.
+
+    Args:
+        arms: what to measure.
+        rounds: rounds that count.
+        warmup: rounds before them that do not.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        Times by the arm's name.
+    """
+    cuda = device.startswith('cuda')
+    times = {arm.name: Times() for arm in arms}
+    for number in range(-warmup, rounds):
+        shift = number % len(arms)
+        for arm in [*arms[shift:], *arms[:shift]]:
+            if cuda:
+                torch.cuda.synchronize()
+            wall, busy = time.perf_counter(), time.process_time()
+            arm.step()
+            if cuda:
+                torch.cuda.synchronize()
+            wall, busy = time.perf_counter() - wall, time.process_time() - busy
+            parts = arm.clock.finished()[-1] if arm.clock is not None else {}
+            if number < 0:
+                continue
+            times[arm.name].wall.append(wall)
+            times[arm.name].busy.append(wall if cuda else busy)
+            for name, seconds in parts.items():
+                times[arm.name].parts.setdefault(name, []).append(seconds)
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return dict(median=median(values), low=min(values), high=max(values))
+
+
+def ratio(above: Sequence[float], *below: Sequence[float]) -> dict[str, float]:
+    """Spread over the rounds of an arm's time divided by that of another, or by the sum of others."""
+    return spread([a / sum(b) for a, *b in zip(above, *below, strict=True)])
+
+
+def summarise(times: dict[str, Times], images: int) -> dict[str, Any]:
+    """What is reported of one input size.
+
+    Args:
+        times: of `take_turns`.
+        images: a step.
+
+    Returns:
+        `ratios` by distilled arm (`over_plain`, `over_floor`, `over_SingleTeacherDistill`, `over_FpnTeacherDistill`),
+        and `arms` with seconds, images a second and the parts of a step.
+    """
+    busy = {name: one.busy for name, one in times.items()}
+    ratios = {}
+    for name in busy:
+        if not name.startswith(DISTILLED):
+            continue
+        floor = [busy[PLAIN], busy[TEACHER]] if TEACHER in busy else [busy[PLAIN]]
+        ratios[name] = dict(over_plain=ratio(busy[name], busy[PLAIN]), over_floor=ratio(busy[name], *floor))
+        ratios[name] |= {f'over_{kind}': ratio(busy[name], busy[kind]) for kind in MMRAZOR if kind in busy}
+    arms = {}
+    for name, one in times.items():
+        arms[name] = dict(seconds=spread(one.busy), wall_seconds=spread(one.wall))
+        arms[name]['images_a_second'] = images / median(one.busy)
+        if one.parts:
+            arms[name]['parts'] = split(one.parts)
+    return dict(ratios=ratios, arms=arms)
+
+
+def split(parts: dict[str, list[float]]) -> dict[str, float]:
+    """Median seconds of the teacher, of connectors and losses (forward), and of all the rest of a step."""
+    teacher, distill = (median(parts.get(name, [0.0])) for name in ('teacher', 'distill'))
+    return dict(teacher=teacher, distill=distill, student=median(parts['step']) - teacher - distill)
