@@ -1,17 +1,28 @@
-"""One test of a plain student: checkpoint checked, options of MMDetection's `tools/test.py` applied."""
+"""Tests of plain detectors: checkpoints checked, options of MMDetection's `tools/test.py` applied, scores compared."""
 
 import copy
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from rich.console import Console
 
 from mmkd import compat
+from mmkd.engine.comparison import COSTS, Candidate, Comparison, parse_others, teacher_candidate
+from mmkd.engine.detector_cost import gflops, milliseconds, parameter_count
 from mmkd.engine.launch import build_runner
+from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.teacher import load_strictly
+
+COST_IMAGES = 10
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class TestOptions:
         show_dir: folder, inside the work directory, for pictures of the detections.
         wait_time: seconds between pictures.
         tta: test-time augmentation.
+        compare: further checkpoints of the student, `NAME=PATH` or `PATH`; with it the teacher is scored too.
+        cost: measure parameters, GFLOPs and time of an image.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -33,10 +46,12 @@ class TestOptions:
     show_dir: str | None = None
     wait_time: float = 2
     tta: bool = False
+    compare: tuple[str, ...] | None = None
+    cost: bool = False
 
 
-def check_checkpoint(cfg: Config) -> None:
-    """Refuse a checkpoint that is not the student's, instead of measuring an AP of 0.
+def check_checkpoint(cfg: Config, *, strict: bool = True) -> None:
+    """Refuse a checkpoint that is not the detector's, instead of measuring an AP of 0.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -49,7 +64,17 @@ def check_checkpoint(cfg: Config) -> None:
     state = compat.load_checkpoint_file(str(path))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         model = MODELS.build(copy.deepcopy(cfg.model))
-    load_strictly(model, state, name=f'{cfg.model.type} to test from {path}')
+    load_strictly(model, state, name=f'{cfg.model.type} to test from {path}', strict=strict)
+
+
+def draw(cfg: Config, options: TestOptions) -> None:
+    """Turn MMDetection's visualisation hook on, also where the configuration has none."""
+    cfg.setdefault('default_hooks', {})
+    if not cfg.default_hooks.get('visualization'):
+        cfg.default_hooks.visualization = dict(type='DetVisualizationHook')
+    if not cfg.get('visualizer'):
+        cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+    trigger_visualization_hook(cfg, options)
 
 
 def augment(cfg: Config) -> None:
@@ -68,33 +93,104 @@ def augment(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def test(cfg: Config, options: TestOptions) -> dict[str, float]:
-    """Test the checkpoint `cfg.load_from`.
+def _refuse(cfg: Config, options: TestOptions) -> None:
+    if options.out is not None and Path(options.out).suffix not in ('.pkl', '.pickle'):
+        raise ValueError(f'--out must end in .pkl or .pickle, got {options.out}.')
+    if options.tta and options.cost:
+        raise ValueError('--cost measures the detector itself, --tta several views of an image: give one of them.')
+    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
+        raise ValueError('The configuration has no test_dataloader or test_evaluator.')
+
+
+def measure(runner: Runner) -> dict[str, float]:
+    """Parameters, GFLOPs and time of the runner's detector on the first test images, one at a time.
+
+    Returns:
+        Entries of `comparison.COSTS`; GFLOPs are those of the first image as it is padded.
+    """
+    model = getattr(runner.model, 'module', runner.model).eval()
+    dataset = runner.test_dataloader.dataset
+    batches = [pseudo_collate([dataset[index]]) for index in range(min(COST_IMAGES, len(dataset)))]
+    shape = tuple(model.data_preprocessor(copy.deepcopy(batches[0]))['inputs'].shape[-2:])
+    time = milliseconds(model, batches)
+    values = (parameter_count(model) / 1e6, gflops(model, shape), time, 1000 / time)
+    return dict(zip(COSTS, values, strict=True))
+
+
+def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[Runner, dict[str, float]]:
+    """Test one detector; the runner still holds it."""
+    cfg, name = candidate.cfg, candidate.name.replace('/', '_')
+    if options.show or options.show_dir:
+        folder = options.show_dir
+        if folder and options.compare is not None:
+            folder = str(Path(folder) / name)
+        draw(cfg, replace(options, show_dir=folder))
+    if options.tta:
+        augment(cfg)
+    if options.compare is not None:
+        cfg.experiment_name = f'{cfg.get("experiment_name") or "test"}_{name}'
+    runner = build_runner(cfg)
+    if first and options.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=options.out))
+    found = runner.test()
+    return runner, {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+
+
+def candidates(cfg: Config, options: TestOptions, distillation: Config | None) -> list[Candidate]:
+    """The detector to test and, where a comparison is wanted, the others and the teacher.
+
+    Raises:
+        ValueError: nothing to compare with, or names that are taken.
+    """
+    first = 'distilled' if distillation is not None and is_distillation(distillation) else 'student'
+    found = [Candidate(first, cfg)]
+    if options.compare is None:
+        return found
+    for name, checkpoint in parse_others(options.compare, first).items():
+        other = copy.deepcopy(cfg)
+        other.load_from = checkpoint
+        found.append(Candidate(name, other))
+    teacher, reason = teacher_candidate(distillation, cfg) if distillation is not None else (None, 'none was given')
+    if teacher is not None:
+        found.append(teacher)
+    elif len(found) == 1:
+        raise ValueError(f'--compare has nothing to compare with: no other checkpoint is given, and {reason}.')
+    else:
+        print_log(f'The teacher is not scored: {reason}.', logger='current')
+    return found
+
+
+def test(cfg: Config, options: TestOptions, distillation: Config | None = None) -> dict[str, float]:
+    """Test the checkpoint `cfg.load_from`, alone or beside others.
 
     Args:
         cfg: the plain student's configuration, as `launch.prepare_test` makes it.
         options: options of the test.
+        distillation: the configuration as it was read, which may name a teacher; needed for `options.compare`.
 
     Returns:
-        Metrics by name.
+        Metrics of that checkpoint by name.
 
     Raises:
-        ValueError: `out` is no `.pkl` file, or the configuration has no test set.
+        FileNotFoundError: a checkpoint does not exist.
+        ValueError: `out` is no `.pkl` file, the configuration has no test set, or there is nothing to compare with.
+        mmkd.models.algorithms.teacher.CheckpointMismatchError: a checkpoint is of another network.
     """
-    if options.out is not None and Path(options.out).suffix not in ('.pkl', '.pickle'):
-        raise ValueError(f'--out must end in .pkl or .pickle, got {options.out}.')
-    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
-        raise ValueError('The configuration has no test_dataloader or test_evaluator.')
+    _refuse(cfg, options)
     compat.check_ops()
-    check_checkpoint(cfg)
-    if options.show or options.show_dir:
-        trigger_visualization_hook(cfg, options)
-    if options.tta:
-        augment(cfg)
-    runner = build_runner(cfg)
-    if options.out is not None:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=options.out))
-    return runner.test()
+    wanted = candidates(cfg, options, distillation)
+    for candidate in wanted:
+        check_checkpoint(candidate.cfg, strict=candidate.strict)
+    table, log_dir = Comparison(), None
+    for index, candidate in enumerate(wanted):
+        runner, table.scores[candidate.name] = _score(candidate, options, first=index == 0)
+        if options.cost and is_main_process():
+            table.costs[candidate.name] = measure(runner)
+        log_dir = log_dir or Path(runner._log_dir)
+    if options.cost or options.compare is not None:
+        table.print(Console(width=None if sys.stdout.isatty() else 140))
+        table.write(log_dir / 'comparison.json')
+    return table.scores[wanted[0].name]
 
 
 test.__test__ = False

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import runpy
 import shutil
 import subprocess
 import sys
@@ -441,3 +442,24 @@ def test_a_failing_export_writes_nothing(
 def test_another_networks_configuration_is_refused(run: Path, toy: ToyRun, tmp_path: Path) -> None:
     with pytest.raises(CheckpointMismatchError, match='does not fit the student RetinaNet'):
         export(run, tmp_path / 'out', config=str(toy.teacher))
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_program_on_the_page_detects_what_mmdetection_detects(
+    run: Path, toy: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / 'docs' / 'export.md').read_text(encoding='utf-8')
+    program = page.split('# file: my/run_onnx.py\n')[1].split('```')[0]
+    (tmp_path / 'run_onnx.py').write_text(program)
+    files = [tmp_path / 'student.onnx', tmp_path / 'student.pth', next((toy.data / 'images').glob('*'))]
+    export_student(str(run), ExportOptions(files[1], onnx=files[0]))
+    monkeypatch.setattr(sys, 'argv', ['run_onnx.py', *map(str, files)])
+    capsys.readouterr()
+    runpy.run_path(str(tmp_path / 'run_onnx.py'), run_name='__main__')
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if ' [' in line]
+    expected = detections(files[1], files[2])
+    assert len(lines) == len(expected['scores']) > 50
+    scores = torch.tensor([float(line[1]) for line in lines])
+    torch.testing.assert_close(scores, expected['scores'], rtol=0, atol=2e-3)

@@ -1,5 +1,9 @@
 """The teacher's accuracy, measured once before training."""
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -16,22 +20,37 @@ class UselessTeacherError(RuntimeError):
     user_mistake = True
 
 
+TEACHER_SCORES = 'mmkd_teacher_scores'
+
+
+def compared(student: Mapping[str, Any], teacher: Mapping[str, float]) -> str:
+    """One line: every metric that both have, the student's value first, and the difference."""
+    shared = [name for name, value in teacher.items() if name in student and value >= 0]
+    parts = [
+        f'{n} {float(student[n]):.3f} and {teacher[n]:.3f} ({float(student[n]) - teacher[n]:+.3f})' for n in shared
+    ]
+    return 'Student and teacher: ' + (', '.join(parts) or 'no score of the student yet') + '.'
+
+
 @HOOKS.register_module()
 class TeacherCheckHook(Hook):
     """Evaluates the teacher on some validation images and stops a run whose teacher detects nothing.
 
+    With `num_images='all'` the teacher's score is that of the whole validation set, measured once a run; then every
+    validation of the student is followed by a line that compares the two. A resumed run still knows the score.
+
     Args:
-        num_images: how many of the first validation images; 0 leaves the check out.
+        num_images: how many of the first validation images, or `'all'`; 0 leaves the check out.
 
     Raises:
-        ValueError: `num_images` is negative.
+        ValueError: `num_images` is negative, or another word than `'all'`.
     """
 
     priority = 'LOW'
 
-    def __init__(self, num_images: int = 16) -> None:
-        if num_images < 0:
-            raise ValueError(f'num_images must be >= 0, got {num_images}.')
+    def __init__(self, num_images: int | str = 16) -> None:
+        if num_images != 'all' and (isinstance(num_images, str) or num_images < 0):
+            raise ValueError(f"num_images must be >= 0 or 'all', got {num_images!r}.")
         self.num_images = num_images
 
     def before_train(self, runner: Runner) -> None:
@@ -49,16 +68,27 @@ class TeacherCheckHook(Hook):
             return
         text = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items() if value >= 0)
         print_log(f'Teacher on {self.num_images} validation images: {text}.', logger='current')
+        if self.num_images == 'all':
+            runner.message_hub.update_info(TEACHER_SCORES, metrics)  # checkpoints carry it
         if all(value <= 0 for value in metrics.values()):
             raise UselessTeacherError(
-                f'The teacher detects nothing on the first {self.num_images} validation images ({text}). Its '
+                f'The teacher detects nothing on {self._which()} validation images ({text}). Its '
                 'checkpoint, classes or normalisation do not fit. default_hooks.teacher_check='
                 "dict(type='mmkd.TeacherCheckHook', num_images=0) leaves this check out."
             )
 
+    def _which(self) -> str:
+        return 'all' if self.num_images == 'all' else f'the first {self.num_images}'
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Print the student's scores beside the teacher's, where those are of the same images."""
+        teacher = runner.message_hub.get_info(TEACHER_SCORES) if self.num_images == 'all' else None
+        if teacher and metrics:
+            print_log(compared(metrics, teacher), logger='current')
+
     def _evaluate(self, runner: Runner) -> dict[str, float] | None:
         model = getattr(runner.model, 'module', runner.model)
-        loader = first_images(runner, self.num_images)
+        loader = first_images(runner, sys.maxsize if self.num_images == 'all' else self.num_images)
         classes = loader.dataset.metainfo.get('classes', ())
         if num_classes(model.teacher) not in (None, len(classes)):
             print_log('The teacher has other classes than the data set; its accuracy is not measured.', 'current')
