@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmkd import compat
+from mmkd.engine.config_diagnosis import report_diagnosis
 from mmkd.engine.config_report import ConfigReport
 from mmkd.engine.config_rules import WARNINGS
 from mmkd.engine.config_step import report_step
@@ -20,13 +21,14 @@ from mmkd.engine.preflight import find_problems
 from mmkd.models.apart import own_randomness
 
 
-def check_config(cfg: Config, *, data: bool = True, weights: bool = True) -> ConfigReport:
+def check_config(cfg: Config, *, data: bool = True, weights: bool = True, diagnose: int = 0) -> ConfigReport:
     """Build both networks, run one image, and report.
 
     Args:
         cfg: configuration of a training.
         data: look for the data sets and run the first image; False stops behind the wiring.
         weights: fetch the teacher's weights, if need be, and see whether they fit.
+        diagnose: compare the distillation with the task on so many batches.
 
     Returns:
         Tables, warnings and problems; nothing is raised for a mistake in the configuration, and nothing is written.
@@ -43,11 +45,11 @@ def check_config(cfg: Config, *, data: bool = True, weights: bool = True) -> Con
             if not hasattr(model, 'distiller'):
                 report.warnings.append('This configuration distils nothing.')
                 return report
-            _run(model, cfg, report, data=data, weights=weights)
+            _run(model, cfg, report, data=data, weights=weights, diagnose=diagnose)
     return report
 
 
-def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, weights: bool) -> None:
+def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, weights: bool, diagnose: int) -> None:
     report_wiring(model, report)
     if hasattr(model, '_teacher'):
         report_sides(model, cfg, report)
@@ -61,6 +63,8 @@ def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, wei
     try:
         initialise_without_download(model)
         report_step(model, cfg, report)
+        if diagnose:
+            report_diagnosis(model, cfg, diagnose, report)
     except Exception as error:  # of the detector, the data or the method: whatever would end the training
         if os.environ.get('MMKD_TRACEBACK') == '1':
             raise

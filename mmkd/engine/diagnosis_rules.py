@@ -16,7 +16,8 @@ from rich.table import Table
 
 from mmkd.engine.diagnosis import SELF_TEACHER, TOGETHER, LossReading, Reading
 
-WEAK, STRONG, GOOD = 0.01, 1.0, 0.1  # gradient norm over the task's: too little, too much, what to aim at
+WEAK, STRONG, GOOD = 0.01, 1.0, 0.5  # gradient norm over the task's: too little, much, what to aim at
+SAME_WAY = 0.05  # mean cosine from which a strong distillation still serves the task
 CONFLICT, OFTEN = -0.05, 2 / 3  # mean cosine over the second half, and the part of it that is negative
 RISE = 0.02  # of the similarity, from the first to the last readings
 ALIKE = 0.95  # similarity with which there is next to nothing to learn
@@ -104,17 +105,21 @@ def table_text(summaries: Sequence[Summary]) -> str:
     return console.file.getvalue()
 
 
-def advise(summaries: Sequence[Summary], scores: tuple[str, float, float] | None = None) -> list[str]:
+def advise(
+    summaries: Sequence[Summary], scores: tuple[str, float, float] | None = None, *, trained: bool = True
+) -> list[str]:
     """What the numbers suggest.
 
     Args:
         summaries: of `summarise`.
         scores: name of a metric, its value for the teacher and for the student, on the same images.
+        trained: whether the readings are those of a training; otherwise no course is judged.
 
     Returns:
         Sentences; the last resort where no rule applies, so never nothing.
     """
-    found = [text for one in summaries if one.name != SELF_TEACHER for rule in RULES for text in rule(one)]
+    rules = (*RULES, *COURSE_RULES) if trained else RULES
+    found = [text for one in summaries if one.name != SELF_TEACHER for rule in rules for text in rule(one)]
     if not any(math.isfinite(one.share) for one in summaries):
         found.append(
             'No gradient could be measured: the student recomputes activations (with_cp), which torch differentiates '
@@ -126,14 +131,16 @@ def advise(summaries: Sequence[Summary], scores: tuple[str, float, float] | None
             f'The teacher has {name} {teacher:.3f}, the student {student:.3f} on the same images: a teacher that is '
             'no better has little to teach. Train it longer on this data, or take a better one.'
         )
-    if not found:
+    if not found and not trained:
+        found.append('Nothing stands out in the weights; mmkd.DiagnosisHook follows them through a training.')
+    elif not found:
         found.append(
             'Nothing stands out: the distillation has a say, does not work against the task, and brings the features '
             'together. What is left to doubt is chance (several seeds: tools/compare_methods.py) and the method itself.'
         )
-    courses = [one.readings for one in summaries]
-    if courses and max(courses) < FEWEST:
-        found.append(f'Only {max(courses)} readings: courses over training are not judged (at least {FEWEST}).')
+    most = max((one.readings for one in summaries), default=FEWEST)
+    if trained and most < FEWEST:
+        found.append(f'Only {most} readings: courses over training are not judged (at least {FEWEST}).')
     return found
 
 
@@ -146,21 +153,26 @@ def _too_weak(one: Summary) -> Iterator[str]:
 
 
 def _too_strong(one: Summary) -> Iterator[str]:
-    if one.share > STRONG:
+    if one.share <= STRONG:
+        return
+    start = f"{one.name}: its gradient is {one.share:.2g} times the task's (above {STRONG:g}), so it rules the training"
+    if one.cosine > SAME_WAY:
         yield (
-            f"{one.name}: its gradient is {one.share:.2g} times the task's (above {STRONG:g}), so it rules the "
-            f'training. {_reweight(one)}, or let it rise: schedules={{...: dict(begin=0, end=2, ramp="linear")}}.'
+            f'{start}, in the direction of the task (cosine {one.cosine:.2f}). That speeds a start up. Where the '
+            'student falls behind plain training later on, end it earlier (schedules: constant with an end), or: '
+            f'{_reweight(one)}'
         )
+    else:
+        yield f"{start}, and does not share the task's direction (cosine {one.cosine:.2f}). {_reweight(one)}"
 
 
 def _reweight(one: Summary) -> str:
-    if one.name == TOGETHER:
-        return f'Multiply all loss_weights by about {GOOD / one.share:.2g}'
-    if math.isnan(one.weight):
-        return f'Multiply its weight by about {GOOD / one.share:.2g}' if one.share else 'It reaches no shared layer'
     if one.share == 0:
         return 'It reaches no shared layer of the student at all: look at its records.'
-    return f'Try loss_weight={one.weight * GOOD / one.share:.2g} instead of {one.weight:.3g}, for a share of {GOOD:g}'
+    factor = GOOD / one.share
+    if one.name == TOGETHER or math.isnan(one.weight):
+        return f'Multiply the weight{"s of all" if one.name == TOGETHER else ""} by about {factor:.2g}.'
+    return f'Try loss_weight={one.weight * factor:.2g} instead of {one.weight:.3g}, for a share of about {GOOD:g}.'
 
 
 def _conflict(one: Summary) -> Iterator[str]:
@@ -172,15 +184,20 @@ def _conflict(one: Summary) -> Iterator[str]:
         )
 
 
-def _similarity(one: Summary) -> Iterator[str]:
+def _alike(one: Summary) -> Iterator[str]:
+    if min(one.similarity) > ALIKE:
+        yield (
+            f'{one.name}: student and teacher were alike from the beginning (similarity {one.similarity[0]:.2f}): '
+            'there is next to nothing to learn at this layer.'
+        )
+
+
+def _approach(one: Summary) -> Iterator[str]:
     first, last = one.similarity
     rise, own = last - first, one.before[1] - one.before[0]
     if min(first, last) > ALIKE:
-        yield (
-            f'{one.name}: student and teacher were alike from the beginning (similarity {first:.2f}): there is next '
-            'to nothing to learn at this layer.'
-        )
-    elif one.readings >= FEWEST and rise >= RISE and own < RISE:
+        return
+    if one.readings >= FEWEST and rise >= RISE and own < RISE:
         yield (
             f"{one.name}: what the loss compares came closer ({first:.2f} to {last:.2f}), the student's own features "
             f'did not ({one.before[0]:.2f} to {one.before[1]:.2f}): the connector did the learning. Take a simpler '
@@ -202,7 +219,8 @@ def _value(one: Summary) -> Iterator[str]:
         )
 
 
-RULES = (_too_weak, _too_strong, _conflict, _similarity, _value)
+RULES = (_too_weak, _too_strong, _alike)
+COURSE_RULES = (_conflict, _approach, _value)
 
 
 def _mean(values: Sequence[float]) -> float:

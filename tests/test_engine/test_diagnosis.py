@@ -14,6 +14,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from mmkd.engine.config_check import check_config
 from mmkd.engine.diagnosis import DiagnosisProbe, LossReading, Reading, shared_parameters, similarity
 from mmkd.engine.diagnosis_rules import advise, summarise, table_text
 from mmkd.engine.hooks.diagnosis_hook import DiagnosisHook
@@ -224,8 +225,15 @@ def course(count: int = 8, **changes: tuple[float, float]) -> list[Reading]:
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(gradient=(0.004, 0.004)), r'next to no say\. Try loss_weight=1e\+02 instead of 4'),
-        (dict(gradient=(2.0, 2.0)), r'rules the training\. Try loss_weight=0\.2 instead of 4'),
+        (dict(gradient=(0.004, 0.004)), r'next to no say\. Try loss_weight=5e\+02 instead of 4'),
+        (
+            dict(gradient=(2.0, 2.0)),
+            r'rules the training, in the direction .* \(cosine 0\.10\)\..* loss_weight=1 instead of 4',
+        ),
+        (
+            dict(gradient=(2.0, 2.0), cosine=(0.0, 0.0)),
+            r"rules .* not share the task's direction .* loss_weight=1 ",
+        ),
         (dict(cosine=(-0.2, -0.2)), r'works against the task.* -0\.20 .* 100 %'),
         (dict(similarity=(0.3, 0.3)), r'did not come closer \(similarity 0\.3\d to 0\.3\d\)'),
         (dict(before_connector=(0.3, 0.3)), 'the connector did the learning'),
@@ -274,3 +282,23 @@ def test_refuses_impossible_settings(wrong):
 def test_refuses_a_plain_detector(toy):
     with pytest.raises(ValueError, match='needs a distillation of mmkd, got RetinaNet'):
         DiagnosisProbe(MODELS.build(toy.load().model.architecture))
+
+
+# ---- without training -----------------------------------------------------------------------------------------------
+
+
+def test_check_config_diagnoses_batches_without_training(toy, tmp_path):
+    cfg = toy.load()
+    student = MODELS.build(cfg.model.architecture)
+    torch.save(dict(state_dict=student.state_dict()), tmp_path / 'start.pth')
+    cfg.load_from = str(tmp_path / 'start.pth')
+    cfg.model.distiller.schedules = dict(loss_kd=dict(begin=1, by_epoch=False))
+    report = check_config(cfg, diagnose=5)
+    titles = [title for title, _, _ in report.tables]
+    (title,) = [title for title in titles if title.startswith('Diagnosis')]
+    assert title == f'Diagnosis on 3 batches without training (student: {tmp_path}/start.pth)'  # the loader has three
+    (row,) = report.tables[titles.index(title)][2]
+    assert row[0] == 'loss_kd' and float(row[2]) > 0
+    advice = [text for (text,) in report.tables[titles.index('Advice')][2]]
+    assert advice and not any('did not' in text or 'readings' in text for text in advice)
+    assert report.exit_code() == 0
