@@ -194,3 +194,29 @@ class TestSetUp:
             timeout=55,
             check=True,
         )
+
+
+class TestOriginalStack:
+    def test_installs_the_original_packages_into_an_environment_of_their_own(self, machine: Machine) -> None:
+        done = machine.run('tools/setup_env.sh', MMKD_STACK='original')
+        assert done.returncode == 0, done.stdout
+        calls = machine.calls()
+        for name in ('mmcv.txt', 'openmmlab.txt', 'constraints.txt'):
+            used = [call for call in calls if name in call]
+            assert used and all(f'requirements/original/{name}' in call for call in used)
+        assert (machine.project / '.venv-original' / 'bin' / 'python').exists()
+        assert not (machine.project / '.venv').exists()
+
+    def test_is_what_its_test_script_sets_up(self, machine: Machine) -> None:
+        shutil.copytree(Path(__file__).parent, machine.project / 'tests', ignore=lambda *_: ['__pycache__'])
+        done = machine.run('tests/run_original_stack.sh', '-k', 'two words')
+        assert done.returncode == 0, done.stdout
+        calls = machine.calls()
+        assert any('requirements/original/mmcv.txt' in call for call in calls)
+        assert '-m pytest -n 2 --dist loadfile -k two words' in calls
+        assert (machine.project / '.venv-original').is_dir() and not (machine.project / '.venv').exists()
+
+    def test_another_name_is_refused(self, machine: Machine) -> None:
+        done = machine.run('tools/setup_env.sh', MMKD_STACK='orignal')
+        assert done.returncode == 1
+        assert "MMKD_STACK must be 'forks' or 'original', not 'orignal'" in done.stdout

@@ -9,12 +9,18 @@
 # TORCH=...     arguments for pip in the place of torch==2.13.0, such as TORCH='torch==2.9.1'
 # MMKD_VENV=... another folder for the environment
 # MAX_JOBS=...  compilers at once (default: one a core, as far as memory reaches)
+# MMKD_STACK=original   mmcv 2.1.0, mmengine 0.10.7, mmdet 3.3.0 instead of the maintained forks, in .venv-original
 set -euo pipefail
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-VENV=${MMKD_VENV:-$ROOT/.venv}
+STACK=${MMKD_STACK:-forks}
+if [[ $STACK == original ]]; then
+    VENV=${MMKD_VENV:-$ROOT/.venv-original} PARTS=$ROOT/requirements/original MMCV=mmcv
+else
+    VENV=${MMKD_VENV:-$ROOT/.venv} PARTS=$ROOT/requirements MMCV=onedl-mmcv
+fi
 STATE=$VENV/.mmkd
 LOG=$STATE/setup.log
 ROLE=run
@@ -174,7 +180,7 @@ run_step() {
 
 pip() { "$VENV/bin/python" -m pip "$@"; }
 
-install() { pip install --prefer-binary -c "$ROOT/requirements/constraints.txt" -c "$STATE/torch-constraint.txt" "$@"; }
+install() { pip install --prefer-binary -c "$PARTS/constraints.txt" -c "$STATE/torch-constraint.txt" "$@"; }
 
 # ---- the steps ------------------------------------------------------------------------------------------------------
 
@@ -223,7 +229,7 @@ install_torch() {
 
 # Not only imported: run. An isolated build, or one for another torch, has no ops or ops that do not load.
 mmcv_works() {
-    (cd / && "$VENV/bin/python" - "$OPS" "$(sed -n 's/^onedl-mmcv==//p' "$ROOT/requirements/mmcv.txt")") <<'PYTHON'
+    (cd / && "$VENV/bin/python" - "$OPS" "$(sed -n "s/^$MMCV==//p" "$PARTS/mmcv.txt")") <<'PYTHON'
 import sys
 import mmcv, torch
 from mmcv.ops import get_compiling_cuda_version, nms
@@ -243,8 +249,8 @@ PYTHON
 build_mmcv() {
     local flags=(MMCV_WITH_OPS=1 "MAX_JOBS=${MAX_JOBS:-$(compiler_jobs)}")
     flags+=("CFLAGS=${CFLAGS:-} -g0 -w" "CXXFLAGS=${CXXFLAGS:-} -g0 -w" "FORCE_CUDA=$([[ $OPS == cuda ]] && echo 1 || echo 0)")
-    env "${flags[@]}" "$VENV/bin/python" -m pip install --no-build-isolation -c "$ROOT/requirements/constraints.txt" \
-        -c "$STATE/torch-constraint.txt" "$@" -r "$ROOT/requirements/mmcv.txt"
+    env "${flags[@]}" "$VENV/bin/python" -m pip install --no-build-isolation -c "$PARTS/constraints.txt" \
+        -c "$STATE/torch-constraint.txt" "$@" -r "$PARTS/mmcv.txt"
 }
 
 install_mmcv() {
@@ -255,7 +261,7 @@ install_mmcv() {
     mmcv_works >>"$LOG" 2>&1 && return
     say "   its ops do not work (pip may have kept a build without them, or for another torch): built anew"
     run_step "mmcv with compiled $OPS ops, without pip's cache" '6 min on two cores' \
-        build_mmcv --no-cache-dir --no-binary onedl-mmcv --force-reinstall --no-deps
+        build_mmcv --no-cache-dir --no-binary "$MMCV" --force-reinstall --no-deps
     mmcv_works >>"$LOG" 2>&1 || {
         tail -n 15 "$LOG" >&2
         fail "mmcv was built, but its compiled ops do not work (see $LOG)" \
@@ -273,7 +279,7 @@ mend_opencv() {
 }
 
 install_rest() {
-    install -r "$ROOT/requirements/openmmlab.txt" -r "$ROOT/requirements/runtime.txt" &&
+    install -r "$PARTS/openmmlab.txt" -r "$ROOT/requirements/runtime.txt" &&
         mend_opencv &&
         install --no-build-isolation --no-deps -e "$ROOT"
 }
@@ -282,7 +288,7 @@ install_rest() {
 
 fingerprint() {
     {
-        cat "$ROOT"/requirements/*.txt "$ROOT/setup.py" "$ROOT/tools/setup_env.sh"
+        cat "$ROOT"/requirements/*.txt "$ROOT"/requirements/original/*.txt "$ROOT/setup.py" "$ROOT/tools/setup_env.sh"
         "$VENV/bin/python" -c 'import sys; print(sys.version)'
         printf '%s|%s|%s|%s' "$ROOT" "${TORCH:-}" "$(has_gpu && echo gpu)" "$(command -v nvcc || true)${CUDA_HOME:-}"
     } 2>/dev/null | sha256sum | cut -d' ' -f1
@@ -308,6 +314,7 @@ take_lock() {
 
 set_up() {
     local start=$SECONDS
+    [[ $STACK == forks || $STACK == original ]] || fail "MMKD_STACK must be 'forks' or 'original', not '$STACK'"
     [[ -f $ROOT/setup.py ]] || fail "$ROOT is no checkout of mmkd: there is nothing to set up"
     choose_python
     check_python_parts
@@ -320,7 +327,7 @@ set_up() {
     already_done && return
     date >>"$LOG"
     run_step 'pip, setuptools, wheel, ninja' '20 s' \
-        pip install -U pip wheel ninja -c "$ROOT/requirements/constraints.txt" setuptools
+        pip install -U pip wheel ninja -c "$PARTS/constraints.txt" setuptools
     torch_ready || run_step "$(torch_asked)" '1 min, and more where the network is slow' install_torch
     choose_ops
     run_step 'numpy' '10 s' install numpy
