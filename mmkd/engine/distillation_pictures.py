@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -147,7 +146,8 @@ def _attention_figure(found: Inspection, frame: Frame, caption: str, levels: Seq
     for name, maps in found.masks.items():
         columns.append(_overlay(f'mask {name!r}', maps, chosen, Scale('weight', 'inferno', (0.0, 1.0), overlay=True)))
     names = [_cells(level, first[level]) for level in chosen]
-    return grid_figure(frame, names, columns, title=f'Where the networks look, and where the losses do\n{caption}')
+    also = ', and where the losses do' if found.gates or found.masks else ''
+    return grid_figure(frame, names, columns, title=f'Where the networks look{also}\n{caption}')
 
 
 def _overlay(title: str, maps: Mapping[str, Tensor], levels: Sequence[str], scale: Scale) -> Column:
@@ -177,10 +177,3 @@ def as_pixels(figure: Figure, dpi: int = 90) -> np.ndarray:
     figure.set_dpi(dpi)
     figure.canvas.draw()
     return np.ascontiguousarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
-
-
-def ready(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The algorithm with its teacher loaded, on a device."""
-    if hasattr(model, '_teacher'):
-        model._teacher.load()
-    return model.to(device)
