@@ -172,7 +172,6 @@ class Workbench:
                 arguments.update(teacher=teacher)
                 arguments.pop('teacher_ckpt', None)
             model = MODELS.build(arguments)
-            torch.manual_seed(0)
             initialise_without_download(model)
         model.distiller.schedules = {}
         arm = self._training(name, model)

@@ -1,0 +1,125 @@
+"""From the JSON files of `tools/benchmark_cost.py` to tables on a page and a plot.
+
+python -m mmkd.testing.cost_report docs/results/cost_*.json --page docs/cost.md --plot docs/figures/cost.svg
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN
+from mmkd.testing.report import write_section
+from mmkd.visualization.style import colour, new_figure, save_figure
+
+RATIOS = ('over_plain', 'over_floor', *(f'over_{kind}' for kind in MMRAZOR))
+DRAWN = (PLAIN, DISTILLED, *MMRAZOR)
+
+
+def _pair(figures: dict) -> str:
+    return Path(figures['config'].split('::')[-1]).stem
+
+
+def _input(setting: dict) -> str:
+    return f'{setting["height"]}x{setting["width"]}, batch {setting["batch"]}'
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ['| ' + ' | '.join(heads) + ' |', '|' + ' --- |' * len(heads)]
+    return '\n'.join([*lines, *('| ' + ' | '.join(row) + ' |' for row in rows)])
+
+
+def _ratio(found: dict | None) -> str:
+    return '-' if found is None else f'**{found["median"]:.2f}** ({found["low"]:.2f} to {found["high"]:.2f})'
+
+
+def ratio_table(files: Sequence[dict]) -> str:
+    """Ratios of every distilled arm, one row for each input."""
+    rows = []
+    for figures in files:
+        for setting in figures['settings']:
+            for arm, ratios in setting['ratios'].items():
+                cells = [_ratio(ratios.get(kind)) for kind in RATIOS]
+                rows.append([f'`{_pair(figures)}`', _input(setting), arm, str(figures['rounds']), *cells])
+    return _table(['config', 'input', 'arm', 'rounds', *(kind.replace('_', ' ') for kind in RATIOS)], rows)
+
+
+def split_table(files: Sequence[dict]) -> str:
+    """Seconds, images a second, parts of a step, teacher's weights and peak memory."""
+    rows = []
+    for figures in files:
+        for setting in figures['settings']:
+            memory, plain = setting.get('memory_MiB', {}), setting.get('memory_MiB', {}).get(PLAIN)
+            for name, arm in setting['arms'].items():
+                parts = [f'{arm["parts"][p]:.3f}' if 'parts' in arm else '-' for p in ('teacher', 'distill', 'student')]
+                weights = f'{setting["weights_MiB"][name]:.0f}' if name in setting['weights_MiB'] else '-'
+                peak = f'{memory[name]:.0f} ({memory[name] - plain:+.0f})' if name in memory else '-'
+                seconds = f'{arm["seconds"]["median"]:.3f}'
+                speed = f'{arm["images_a_second"]:.2f}'
+                rows.append([f'`{_pair(figures)}`', _input(setting), name, seconds, speed, *parts, weights, peak])
+    heads = ['config', 'input', 'arm', 's a step', 'images/s', 'teacher s', 'losses s', 'rest s']
+    return _table([*heads, 'teacher MiB', 'peak MiB (to plain)'], rows)
+
+
+def notes(files: Sequence[dict]) -> str:
+    """What the numbers are: machine, threads, date, commands."""
+    lines = []
+    for figures in files:
+        clock = 'processor time' if figures['device'] == 'cpu' else 'clock time'
+        versions = ', '.join(f'{name} {release}' for name, release in figures['versions'].items())
+        lines.append(
+            f'- `{figures["command"]}`: {figures["hardware"]}, {figures["threads"]} thread(s), {clock}, '
+            f'{figures["rounds"]} interleaved rounds, {versions}, {figures["date"]}.'
+        )
+    return '\n'.join(lines)
+
+
+def cost_figure(files: Sequence[dict]) -> Figure:
+    """Seconds of a step over the pixels of a batch, one panel a pair.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    pairs = list(dict.fromkeys(_pair(figures) for figures in files))
+    if not pairs:
+        raise ValueError('files must hold at least one measurement, got none')
+    figure = new_figure(5.5 * len(pairs), 4)
+    for axes, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        settings = [setting for figures in files if _pair(figures) == pair for setting in figures['settings']]
+        for index, arm in enumerate(DRAWN):
+            points = sorted(
+                (s['batch'] * s['height'] * s['width'] / 1e6, s['arms'][arm]['seconds']['median'])
+                for s in settings
+                if arm in s['arms']
+            )
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, marker='o', color=colour(index), label=arm)
+        axes.set(title=pair, xlabel='pixels of a batch, millions', ylabel='seconds a step')
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('files', type=Path, nargs='+', help='JSON files of tools/benchmark_cost.py')
+    parser.add_argument('--page', type=Path, help='Markdown page whose section `cost` is written')
+    parser.add_argument('--name', default='cost', help='of the section')
+    parser.add_argument('--plot', type=Path, help='picture to write')
+    args = parser.parse_args(argv)
+    files = [json.loads(path.read_text()) for path in args.files]
+    text = '\n\n'.join([ratio_table(files), split_table(files), notes(files)])
+    print(text)
+    if args.page:
+        write_section(args.page, args.name, text)
+    if args.plot:
+        save_figure(cost_figure(files), args.plot)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,215 @@
+"""The cost benchmark measures what it says; no test looks at how long anything took."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
+from mmkd.engine.cost_rounds import Times, ratio, summarise, take_turns
+from mmkd.engine.launch import load_config
+from mmkd.testing.benchmark_cost import benchmark, builders, check, main, parse_arguments
+from mmkd.testing.cost_report import cost_figure
+from mmkd.testing.cost_report import main as write_report
+from mmkd.testing.toy_detectors import toy_detector
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = dict(width=8, channels=16, convs=1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A small pair with SSIM, as a file."""
+    method = Config.fromfile(str(ROOT / 'configs/_base_/methods/ssim.py')).distiller
+    model = dict(
+        type='mmkd.TeacherStudentDistill',
+        architecture=toy_detector('retinanet', **SMALL),
+        teacher=toy_detector('retinanet', **dict(SMALL, width=16)),
+        teacher_ckpt='nowhere.pth',
+        distiller=method,
+    )
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+    path = tmp_path / 'ssim_toy.py'
+    Config(dict(default_scope='mmdet', model=model, optim_wrapper=wrapper)).dump(str(path))
+    return path
+
+
+@pytest.fixture
+def bench(config: Path) -> Workbench:
+    return Workbench(load_config(str(config)), (128, 160), 2)
+
+
+def test_every_arm_takes_steps_and_the_students_are_equal(bench: Workbench):
+    arms = [bench.plain(), bench.teacher(), bench.distilled(), *(bench.mmrazor(kind) for kind in MMRAZOR)]
+    students = [getattr(arm.model, 'architecture', arm.model) for arm in arms if arm.name != TEACHER]
+    first = students[0].state_dict()
+    assert all(torch.equal(first[k], v) for s in students[1:] for k, v in s.state_dict().items())
+    teachers = [arms[1].model, arms[2].model.teacher, arms[3].model.teacher, arms[4].model.teacher]
+    assert all(torch.equal(teachers[0].backbone.conv1.weight, t.backbone.conv1.weight) for t in teachers)
+    times = take_turns(arms, 2, 1, 'cpu')
+    assert [len(one.busy) for one in times.values()] == [2] * 5
+    found = summarise(times, 2)
+    assert set(found['ratios']) == {DISTILLED}
+    assert set(found['ratios'][DISTILLED]) == {'over_plain', 'over_floor', *(f'over_{kind}' for kind in MMRAZOR)}
+    assert set(found['arms'][DISTILLED]['parts']) == {'teacher', 'distill', 'student'}
+    for arm in arms:
+        if arm.name != TEACHER:
+            before = [p.clone() for p in arm.model.parameters() if p.requires_grad]
+            arm.step()
+            after = [p for p in arm.model.parameters() if p.requires_grad]
+            assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_our_losses_equal_those_of_mmrazor(bench: Workbench):
+    """Or else the comparison would be of different work."""
+    ours, theirs = bench.distilled().model, bench.mmrazor('FpnTeacherDistill').model
+    totals = []
+    for model in (ours, theirs):
+        torch.manual_seed(2)
+        losses = model(bench.inputs, bench.samples, mode='loss')
+        values = [v for k, v in losses.items() if k.startswith('distill')]
+        totals.append(sum(float(part.detach()) for v in values for part in (v if isinstance(v, list | tuple) else [v])))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-4)
+    assert totals[0] > 0
+
+
+def test_a_teacher_with_options_is_an_arm_of_its_own(bench: Workbench):
+    arm = bench.distilled(dict(fold_bn=True, channels_last=True))
+    assert arm.name == 'distilled (channels_last, fold_bn)'
+    arm.step()
+    assert arm.model._teacher.settled
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in arm.model.teacher.backbone.modules())
+
+
+def test_schedules_do_not_switch_the_losses_off(config: Path):
+    cfg = load_config(str(config))
+    cfg.model.distiller.schedules = dict(loss_ssim=dict(begin=5))
+    arm = Workbench(cfg, (128, 160), 1).distilled()
+    arm.step()
+    assert arm.clock.finished()[-1]['teacher'] > 0
+
+
+def test_self_distillation_has_the_plain_student_for_its_floor():
+    cfg = load_config(str(ROOT / 'configs/mssd/mssd_retinanet_r50_fpn_1x_coco.py'))
+    cfg.model.architecture = toy_detector('retinanet', **SMALL)
+    bench = Workbench(cfg, (128, 160), 1)
+    args = parse_arguments(['x.py'])
+    assert list(builders(bench, args)) == [PLAIN, DISTILLED]
+    found = summarise(take_turns([bench.plain(), bench.distilled()], 1, 1, 'cpu'), 1)
+    ratios = found['ratios'][DISTILLED]
+    assert ratios['over_plain'] == ratios['over_floor']
+
+
+def test_made_boxes_lie_inside_the_image_and_are_of_many_sizes():
+    _, samples = made_batch(2, (96, 160), 3, 'cpu')
+    for sample in samples:
+        boxes = sample.gt_instances.bboxes
+        assert (boxes >= 0).all() and (boxes[:, 2] <= 160).all() and (boxes[:, 3] <= 96).all()
+        sides = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+        assert (sides > 1).all() and sides.max() > 5 * sides.min()
+
+
+# ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def test_ratios_are_taken_round_by_round():
+    found = ratio([3.0, 8.0, 5.0], [1.0, 2.0, 2.0], [1.0, 2.0, 3.0])
+    assert found == dict(median=1.5, low=1.0, high=2.0)
+
+
+def test_floor_is_student_and_teacher():
+    times = {PLAIN: Times([1.0], [1.0]), TEACHER: Times([0.5], [0.5]), DISTILLED: Times([3.0], [3.0])}
+    times[DISTILLED].parts = dict(step=[3.0], teacher=[0.5], distill=[1.0])
+    found = summarise(times, 4)
+    assert found['ratios'][DISTILLED]['over_floor']['median'] == 2.0
+    assert found['arms'][DISTILLED]['parts'] == dict(teacher=0.5, distill=1.0, student=1.5)
+    assert found['arms'][PLAIN]['images_a_second'] == 4
+
+
+def test_every_arm_goes_first_in_some_round():
+    order: list[str] = []
+    arms = [Arm(name, lambda name=name: order.append(name), torch.nn.Identity()) for name in 'abc']
+    take_turns(arms, 3, 1, 'cpu')
+    rounds = [''.join(order[i : i + 3]) for i in range(0, 12, 3)]
+    assert {r[0] for r in rounds[1:]} == set('abc')
+    assert all(sorted(r) == list('abc') for r in rounds)
+
+
+def test_warm_up_does_not_count():
+    seconds = iter([0.03, 0.0])
+    times = take_turns([Arm('a', lambda: time.sleep(next(seconds)), torch.nn.Identity())], 1, 1, 'cpu')
+    assert len(times['a'].wall) == 1 and times['a'].wall[0] < 0.03
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('entry', 'says'),
+    [
+        (dict(mask='objects'), 'uses mask'),
+        (dict(recorder='labels'), 'uses labels'),
+        (dict(recorder='neck', from_student=True, connector='adapt'), 'uses connector'),
+        (dict(recorder='neck', from_student=True, strides=(8,)), 'uses strides'),
+    ],
+)
+def test_what_mmrazor_cannot_say_is_refused(entry: dict, says: str):
+    with pytest.raises(ValueError, match=says):
+        stock_distiller(dict(loss_forward_mappings=dict(loss=dict(preds_S=entry))))
+
+
+def test_refuses_before_anything_is_built(config: Path, tmp_path: Path):
+    (tmp_path / 'old.json').write_text('{}')
+    with pytest.raises(FileExistsError, match='old.json exists'):
+        benchmark(parse_arguments([str(config), '--json', str(tmp_path / 'old.json')]))
+    own = load_config(str(ROOT / 'configs/mssd/mssd_retinanet_r50_fpn_1x_coco.py'))
+    with pytest.raises(ValueError, match='has no teacher'):
+        check(parse_arguments(['x.py', '--against', 'mmrazor']), own)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match='torch sees no GPU'):
+            check(parse_arguments(['x.py', '--device', 'cuda']), own)
+    with pytest.raises(ValueError, match='must be a distillation'):
+        Workbench(load_config(str(ROOT / 'configs/baselines/retinanet_r18_fpn_1x_kitti.py')), (64, 64), 1)
+
+
+@pytest.mark.parametrize('words', [['--teacher', 'int8'], ['--rounds', '0'], ['--batch', 'two'], ['--shape', '0', '9']])
+def test_refuses_bad_numbers_and_words(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse_arguments(['x.py', *words])
+    assert f'got {words[1]}' in capsys.readouterr().err.replace(repr(words[1]), words[1])
+
+
+# ---- the whole way --------------------------------------------------------------------------------------------------
+
+
+def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    init_default_scope('mmdet')
+    file, page, plot = tmp_path / 'cost.json', tmp_path / 'cost.md', tmp_path / 'cost.svg'
+    words = ['--shape', '64', '96', '--rounds', '1', '--warmup', '1', '--against', 'mmrazor', '--threads', '1']
+    main([str(config), *words, '--device', 'cpu', '--json', str(file)])
+    assert 'over_floor' in capsys.readouterr().out
+    figures = json.loads(file.read_text())
+    (setting,) = figures['settings']
+    assert (setting['height'], setting['width'], setting['batch']) == (64, 96, 1)
+    page.write_text('before\n<!-- cost -->\nold\n<!-- /cost -->\nbehind\n')
+    write_report([str(file), '--page', str(page), '--plot', str(plot)])
+    text = page.read_text()
+    assert text.startswith('before') and text.endswith('behind\n') and 'old' not in text
+    median = setting['ratios'][DISTILLED]['over_FpnTeacherDistill']['median']
+    assert f'**{median:.2f}**' in text and figures['command'] in text
+    assert plot.read_text().startswith('<?xml')
+    with pytest.raises(ValueError, match='at least one'):
+        cost_figure([])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_measures_on_a_gpu(config: Path, tmp_path: Path):
+    words = ['--shape', '128', '160', '--rounds', '2', '--against', 'mmrazor', '--teacher', 'bf16,channels_last']
+    found = benchmark(parse_arguments([str(config), *words, '--device', 'cuda']))
+    parts = found['settings'][0]['arms'][DISTILLED]['parts']
+    assert min(parts.values()) > 0
