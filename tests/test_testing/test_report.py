@@ -10,7 +10,8 @@ from mmkd.testing.tables import markdown, print_table, short_rows, table_rows
 
 
 def _row(arm, seed, ap):
-    return {'arm': arm, 'seed': seed, 'metrics': {'AP': ap}, 'train_seconds': 10.0, 'peak_memory_mb': 500}
+    row = {'arm': arm, 'seed': seed, 'metrics': {'AP': ap}, 'train_seconds': 10.0, 'peak_memory_mb': 500}
+    return {**row, 'curve': [{'epoch': 12, 'AP': ap}]}
 
 
 @pytest.fixture
@@ -20,7 +21,9 @@ def results():
     rows += [_row('ssim', seed, 0.31 + 0.02 * seed) for seed in range(3)]
     costs = {arm: {'parameters': 1_090_000, 'gflops': 0.23, 'ms': 12.0} for arm in ('teacher', 'plain', 'ssim')}
     setting = dict(data='cells', train_images=205, val_images=87, scale=[320, 240], epochs=12, batch=4, lr=0.002)
-    setting |= dict(teacher_lr=0.001, teacher_epochs=12, seeds=[0, 1, 2], metrics=['AP'], percent=100.0)
+    setting |= dict(
+        teacher_lr=0.001, teacher_epochs=12, seeds=[0, 1, 2], metrics=['AP'], percent=100.0, classes=['RBC']
+    )
     setting |= dict(hardware='2 CPU cores', threads=1, date='2026-11-21', command='quickstart --data cells')
     return {'setting': setting, 'arms': summarise(rows, ['AP'], costs), 'unfair': [], 'runs': rows}
 

@@ -1,0 +1,111 @@
+import json
+
+import pytest
+from mmengine.registry import MODELS, init_default_scope
+
+from mmkd.testing.compare_methods import comparisons, main, parse_options
+from mmkd.testing.comparison import check_arms
+from mmkd.testing.runs import ExperimentError
+from mmkd.testing.toy_data import make_toy_data
+from mmkd.testing.toy_detectors import PAIRS, SIZES
+
+
+@pytest.fixture
+def options(tmp_path):
+    data = make_toy_data(tmp_path / 'toy', train=2, val=1, size=(64, 48))
+    return [str(v) for v in ['--data', data, '--scale', 64, 48, '--seeds', 0, '--work-dir', tmp_path / 'work']]
+
+
+def test_plain_is_also_trained_for_the_time_of_the_others_unless_left_out(options):
+    assert parse_options(options).methods[-1] == 'plain-time'
+    assert 'plain-time' not in parse_options([*options, '--no-plain-time']).methods
+    assert parse_options([*options, '--methods', 'plain']).methods == ['plain']
+    own = ['plain', 'ssim', 'plain-time']
+    assert parse_options([*options, '--methods', *own]).methods == own
+
+
+def test_a_family_is_an_experiment_with_a_folder_and_a_store_of_its_own(options, tmp_path):
+    asked = [*options, '--families', 'yolox', 'faster-rcnn', '--store', str(tmp_path / 'x.json')]
+    found = comparisons(parse_options(asked))
+    assert [one.place.work_dir.name for one in found] == ['yolox', 'faster-rcnn']
+    assert [one.place.store.name for one in found] == ['x_yolox.json', 'x_faster-rcnn.json']
+    assert [one.experiment.student['type'] for one in found] == ['YOLOX', 'FasterRCNN']
+    assert found[1].experiment.method('ikd') == 'ikd_roi'
+
+
+@pytest.mark.parametrize('family', sorted(PAIRS))
+def test_the_teacher_of_a_family_has_4_to_10_times_the_students_parameters(family):
+    init_default_scope('mmdet')
+    counts = [sum(p.numel() for p in MODELS.build(SIZES[name](3)).parameters()) for name in PAIRS[family]]
+    assert 4 <= counts[1] / counts[0] <= 10
+
+
+def test_every_method_is_built_for_every_family_before_training(options):
+    asked = [
+        *options,
+        '--families',
+        'retinanet',
+        'yolox',
+        'faster-rcnn',
+        '--methods',
+        'plain',
+        'ikd',
+        'mkd',
+        'frskd',
+        'ssim',
+    ]
+    for one in comparisons(parse_options(asked)):
+        check_arms(one.experiment, list(one.experiment.arms()))
+
+
+def test_an_option_that_a_loss_refuses_is_found_before_training(options):
+    text = 'x=ssim,distiller.distill_losses.loss_ssim.loss.loss_weight=-1'
+    (one,) = comparisons(parse_options([*options, '--methods', 'plain', text]))
+    with pytest.raises(ExperimentError, match='x cannot be built: .*loss_weight'):
+        check_arms(one.experiment, ['x'])
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (['--methods', 'plain', 'simm'], "did you mean 'ssim'"),
+        (
+            ['--methods', 'plain', 'x=ssim,distiller.distill_losses.loss_x.loss.p=1'],
+            "no 'distiller.distill_losses.loss_x'",
+        ),
+        (['--methods', 'ssim', 'y=plain-time'], 'needs the arm plain'),
+        (['--data', '/nowhere'], 'no data folder /nowhere'),
+        (['--store', '/nowhere/x.json'], 'there is no folder /nowhere'),
+        (['--report-only'], 'no run is finished'),
+        (['--methods', 'plain=plain,a=1'], 'plain has no options'),
+    ],
+)
+def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_path, capsys, wrong, message):
+    assert main([*options, *wrong]) == 1
+    shown = ' '.join(capsys.readouterr().out.split())
+    assert message in shown and 'Traceback' not in shown
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        ['--families', 'yolox', '--student', 'small'],
+        ['--families', 'yolox', 'yolox'],
+        ['--store', 'x.txt'],
+        ['--methods', 'plain', 'teacher'],
+        ['--seeds', '-1'],
+        ['--lr', '0'],
+    ],
+)
+def test_impossible_options_are_refused(options, wrong):
+    with pytest.raises(SystemExit) as stop:
+        parse_options([*options, *wrong])
+    assert stop.value.code == 2
+
+
+def test_a_store_of_something_else_is_refused_before_training(options, tmp_path, capsys):
+    store = tmp_path / 'x.json'
+    store.write_text(json.dumps({'runs': [], 'identity': {'data': 'other'}}))
+    assert main([*options, '--store', str(store)]) == 1
+    assert "differs in data ('toy' now, 'other' there)" in ' '.join(capsys.readouterr().out.split())
