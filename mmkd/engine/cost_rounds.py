@@ -4,11 +4,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm
+from mmkd.engine.hooks.cost_hook import CostHook
 
 
 @dataclass
@@ -96,6 +100,26 @@ def summarise(times: dict[str, Times], images: int) -> dict[str, Any]:
         if one.parts:
             arms[name]['parts'] = split(one.parts)
     return dict(ratios=ratios, arms=arms)
+
+
+def hook_seconds(model: BaseModel, repeats: int = 200) -> float:
+    """Processor seconds that `CostHook` takes in a step, by calling it without one.
+
+    Args:
+        model: an algorithm of mmkd.
+        repeats: calls to average.
+    """
+    hook, hub = CostHook(), MessageHub(f'cost {time.perf_counter_ns()}')
+    runner = SimpleNamespace(model=model, message_hub=hub)
+    hook.before_train(runner)
+    start = time.process_time()
+    for number in range(repeats):
+        hook.before_train_iter(runner, number)
+        for name in ('teacher', 'teacher', 'distill'):
+            with model.clock.part(name):
+                pass
+        hook.after_train_iter(runner, number)
+    return (time.process_time() - start) / repeats
 
 
 def split(parts: dict[str, list[float]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, stock_distiller
-from mmkd.engine.cost_rounds import summarise, take_turns
+from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
 from mmkd.testing.runs import write_json
@@ -140,6 +140,10 @@ def benchmark(args: argparse.Namespace) -> dict:
             arms: list[Arm] = [build() for build in builders(bench, args).values()]
             found = summarise(take_turns(arms, args.rounds, args.warmup, args.device), batch)
             found |= dict(height=shape[0], width=shape[1], batch=batch, weights_MiB=weights(arms))
+            trained = [p for p in arms[0].model.parameters() if p.requires_grad]
+            found['gradients_MiB'] = sum(4 * p.numel() for p in trained) / 2**20
+            algorithm = next(arm.model for arm in arms if arm.name.startswith(DISTILLED))
+            found['hook_seconds'] = hook_seconds(algorithm)
             if args.memory:
                 names = [name for name in builders(bench, args) if name != TEACHER]
                 found['memory_MiB'] = {name: memory_in_own_process(args, name, shape, batch) for name in names}
@@ -247,6 +251,10 @@ def show(found: dict) -> None:
         peak = f'{memory[name]:.0f}' if name in memory else ''
         table.add_row(name, f'{arm["seconds"]["median"]:.3f}', f'{arm["images_a_second"]:.2f}', *parts, peak)
     console.print(table)
+    share = found['hook_seconds'] / next(
+        arm['seconds']['median'] for name, arm in found['arms'].items() if name.startswith(DISTILLED)
+    )
+    console.print(f'The hook that logs the split takes {1e6 * found["hook_seconds"]:.0f} us a step, {share:.3%} of it.')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -63,6 +63,19 @@ def split_table(files: Sequence[dict]) -> str:
     return _table([*heads, 'teacher MiB', 'peak MiB (to plain)'], rows)
 
 
+def hook_line(files: Sequence[dict]) -> str:
+    """What the logging hook costs, in the worst of the settings."""
+    found = [s for figures in files for s in figures['settings'] if 'hook_seconds' in s]
+    if not found:
+        return ''
+    shares = [
+        (s['hook_seconds'] / min(arm['seconds']['median'] for arm in s['arms'].values()), s['hook_seconds'])
+        for s in found
+    ]
+    share, seconds = max(shares)
+    return f'`CostHook` takes at most {1e6 * seconds:.0f} us a step, {share:.3%} of the fastest arm measured.'
+
+
 def notes(files: Sequence[dict]) -> str:
     """What the numbers are: machine, threads, date, commands."""
     lines = []
@@ -113,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--plot', type=Path, help='picture to write')
     args = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in args.files]
-    text = '\n\n'.join([ratio_table(files), split_table(files), notes(files)])
+    text = '\n\n'.join(filter(None, [ratio_table(files), split_table(files), hook_line(files), notes(files)]))
     print(text)
     if args.page:
         write_section(args.page, args.name, text)

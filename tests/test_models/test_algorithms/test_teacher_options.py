@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,16 @@ import torch
 from mmengine.logging import MessageHub
 from torch import nn
 
+from mmkd.engine.launch import load_config
 from mmkd.models.algorithms import teacher as teacher_module
 from mmkd.models.algorithms.cheap_teacher import compile_parts, fold_batch_norms, relative_difference
 from mmkd.models.algorithms.model_config import load_model_source
 from mmkd.models.algorithms.teacher_options import TeacherOptionError, TeacherOptions, split_teacher
+from mmkd.testing.shrink import shrink
 
 from .conftest import batch, build_algorithm, build_teacher, losses_of, neck_distiller
 
+ROOT = Path(__file__).resolve().parents[3]
 EAGER = dict(backend='eager')
 OPTIONS: dict[str, dict[str, Any]] = {
     'fp32': dict(precision='fp32'),
@@ -297,6 +301,24 @@ def test_no_options_change_nothing():
 def test_a_teacher_with_options_is_found_by_its_config():
     name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     assert load_model_source(dict(config=name, channels_last=True)) == load_model_source(name)
+
+
+def test_options_are_given_on_the_command_line_to_a_teacher_named_plainly():
+    path = str(ROOT / 'configs/ssim/ssim_retinanet_r101_retinanet_r50_fpn_1x_coco.py')
+    plain = load_config(path)
+    cfg = load_config(path, {'model.teacher.channels_last': True, 'model.teacher.precision': 'bf16'})
+    config, options = split_teacher(cfg.model.teacher)
+    assert config == plain.model.teacher
+    assert options == TeacherOptions(precision='bf16', channels_last=True)
+    assert cfg.model.get('teacher_ckpt') == plain.model.get('teacher_ckpt')
+
+
+def test_small_copy_of_a_config_keeps_the_options(tmp_path: Path):
+    path = str(ROOT / 'configs/ssim/ssim_retinanet_r50_retinanet_r18_fpn_1x_kitti.py')
+    small = shrink(load_config(path, {'model.teacher.fold_bn': True}), tmp_path)
+    config, options = split_teacher(small.model.teacher)
+    assert options == TeacherOptions(fold_bn=True)
+    assert config.type == 'RetinaNet'
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
