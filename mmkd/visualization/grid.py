@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from mmkd.visualization.style import new_figure
 
 PANEL = 2.1  # inches: width of a panel, or height of one that is taller than wide
+LOWEST = 0.95  # inches: height of a panel of a very wide image, so that the label of its bar finds room
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,10 @@ class Frame:
     def panel(self) -> tuple[float, float]:
         """Width and height of one panel, in inches."""
         ratio = self.size[0] / self.size[1]
-        return (PANEL, PANEL * ratio) if ratio <= 1 else (PANEL / ratio, PANEL)
+        if ratio > 1:
+            return PANEL / ratio, PANEL
+        width = max(PANEL, min(LOWEST / ratio, 2 * PANEL))
+        return width, width * ratio
 
     def show(self, axes: Axes, *, grey: bool = False, boxes: bool = True) -> None:
         """Draw the picture, in colour or as a pale grey ground for a map."""
@@ -170,11 +175,5 @@ def _draw_group(figure: Figure, frame: Frame, panels: list[Axes], columns: list[
         bar = figure.colorbar(drawn, ax=panels, fraction=0.05, aspect=14, pad=0.02)
         bar.set_label(scale.label, fontsize=7)
         bar.ax.tick_params(labelsize=6)
-        bar.locator = _few_ticks()
+        bar.locator = MaxNLocator(nbins=4)
         bar.update_ticks()
-
-
-def _few_ticks() -> object:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4)

@@ -54,24 +54,25 @@ def view_of(loss: nn.Module) -> View:
         What the loss compares, where it has a value for each cell; features' activity for any other.
     """
     if isinstance(loss, SSIMLoss):
-        scale = Scale('SSIM, mean over channels', 'cividis', (None, 1.0))
+        scale = Scale('mean SSIM', 'cividis', (None, 1.0))
         return View(activity_map, ACTIVITY, lambda s, t: 1 - 2 * _cells(loss, s, t), 'SSIM map', scale)
     if isinstance(loss, AttentionMapLoss):
-        scale = Scale('squared difference', 'magma')
+        scale = Scale('squared diff.', 'magma')
         return View(lambda f: attention(f, loss.p), ATTENTION, _squares(loss.p), 'in the loss', scale)
     if isinstance(loss, LogitLoss):
-        return View(highest_score, 'highest class score')
+        return View(highest_score, 'class score')
     if isinstance(loss, FeatureLoss):
-        scale = Scale('mean over channels', 'magma')
+        scale = Scale('mean loss', 'magma')
         return View(activity_map, ACTIVITY, lambda s, t: _cells(loss, s, t), 'loss of each cell', scale)
     if isinstance(loss, FeatureAlignmentLoss | GuidanceLoss | ExplorationLoss):
-        scale = Scale('squared / mean square', 'magma')
+        scale = Scale('relative square', 'magma')
         return View(activity_map, ACTIVITY, relative_square, 'squared difference', scale)
     return View(activity_map, ACTIVITY)
 
 
-ACTIVITY = 'activity / its mean'
-ATTENTION = 'attention (squares sum to 1)'
+# As long as a bar of a wide image is high; docs/visualization.md says what they mean.
+ACTIVITY = 'activity / mean'
+ATTENTION = 'attention'
 
 
 def attention(feature: Tensor, p: float = 2.0) -> np.ndarray:
