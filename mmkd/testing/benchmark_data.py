@@ -7,6 +7,7 @@ it only where the ratio of loading to training is above the number of workers (w
 """
 
 import argparse
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ from mmengine.runner import Runner
 
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.model_config import plain_model
+from mmkd.testing.report import write_section
 from mmkd.testing.runs import write_json
+from mmkd.testing.worker import hardware_class
 
 
 def batches(cfg: Config) -> Iterator[Any]:
@@ -63,13 +66,27 @@ def measure(cfg: Config, count: int) -> dict[str, float]:
     return dict(load_seconds=load, train_seconds=train, share=load / train)
 
 
+def markdown(found: dict[str, dict]) -> str:
+    """Table of the figures for a page of the docs."""
+    lines = [
+        '| configuration | loading, ms an image | training, ms an image | loading / training |',
+        '|' + ' --- |' * 4,
+    ]
+    for name, one in found.items():
+        load, train = 1000 * one['load_seconds'], 1000 * one['train_seconds']
+        lines.append(f'| `{Path(name).name}` | {load:.2f} | {train:.2f} | {one["share"]:.3f} |')
+    return '\n'.join([*lines, '', f'Processor time, one thread; {hardware_class()}; {time.strftime("%Y-%m-%d")}.'])
+
+
 def main() -> None:
     """Measure one or more configurations; print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='+', help='configuration of a training')
     parser.add_argument('--batches', type=int, default=20, help='batches to measure (20)')
     parser.add_argument('--json', type=Path, help='file for the figures')
+    parser.add_argument('--page', type=Path, help='Markdown page whose section `data` is written')
     args = parser.parse_args()
+    logging.disable(logging.INFO)
     torch.set_num_threads(1)
     found = {}
     print(f'{"load, ms an image":>20}{"train, ms an image":>20}{"load / train":>14}  configuration')
@@ -79,6 +96,8 @@ def main() -> None:
         print(f'{load:20.2f}{train:20.2f}{one["share"]:14.3f}  {name}', flush=True)
     if args.json:
         write_json(args.json, found)
+    if args.page:
+        write_section(args.page, 'data', markdown(found))
 
 
 if __name__ == '__main__':

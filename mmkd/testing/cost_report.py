@@ -10,11 +10,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN
+from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER
 from mmkd.testing.report import write_section
 from mmkd.visualization.style import colour, new_figure, save_figure
 
 RATIOS = ('over_plain', 'over_floor', *(f'over_{kind}' for kind in MMRAZOR))
+GPUS = (8, 64)
 DRAWN = (PLAIN, DISTILLED, *MMRAZOR)
 
 
@@ -76,6 +77,19 @@ def hook_line(files: Sequence[dict]) -> str:
     return f'`CostHook` takes at most {1e6 * seconds:.0f} us a step, {share:.3%} of the fastest arm measured.'
 
 
+def gpu_table(files: Sequence[dict]) -> str:
+    """What N processes hold and send in a step: a teacher each, and the student's gradients by a ring all-reduce."""
+    rows = []
+    for figures in files:
+        known = [s for s in figures['settings'] if TEACHER in s['weights_MiB'] and 'gradients_MiB' in s]
+        for setting in known[:1]:
+            teacher, gradients = setting['weights_MiB'][TEACHER], setting['gradients_MiB']
+            sent = [f'{2 * (n - 1) / n * gradients:.0f}' for n in GPUS]
+            rows.append([f'`{_pair(figures)}`', f'{teacher:.0f}', f'{gradients:.0f}', *sent])
+    heads = ['config', 'float32 teacher on each GPU, MiB', "student's gradients, MiB"]
+    return _table([*heads, *(f'sent by each of {n} GPUs, MiB a step' for n in GPUS)], rows)
+
+
 def notes(files: Sequence[dict]) -> str:
     """What the numbers are: machine, threads, date, commands."""
     lines = []
@@ -130,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     if args.page:
         write_section(args.page, args.name, text)
+        write_section(args.page, f'{args.name} gpus', gpu_table(files))
     if args.plot:
         save_figure(cost_figure(files), args.plot)
 

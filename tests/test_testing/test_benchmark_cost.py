@@ -195,12 +195,14 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     figures = json.loads(file.read_text())
     (setting,) = figures['settings']
     assert (setting['height'], setting['width'], setting['batch']) == (64, 96, 1)
-    page.write_text('before\n<!-- cost -->\nold\n<!-- /cost -->\nbehind\n')
+    page.write_text('before\n<!-- cost -->\nold\n<!-- /cost -->\n<!-- cost gpus -->\n<!-- /cost gpus -->\nbehind\n')
     write_report([str(file), '--page', str(page), '--plot', str(plot)])
     text = page.read_text()
     assert text.startswith('before') and text.endswith('behind\n') and 'old' not in text
     median = setting['ratios'][DISTILLED]['over_FpnTeacherDistill']['median']
     assert f'**{median:.2f}**' in text and figures['command'] in text
+    sent = 2 * 63 / 64 * setting['gradients_MiB']
+    assert f'| {sent:.0f} |' in text
     assert plot.read_text().startswith('<?xml')
     with pytest.raises(ValueError, match='at least one'):
         cost_figure([])
