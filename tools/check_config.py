@@ -1,4 +1,11 @@
-"""Check a distillation's configuration on one image: wiring, weights, data, losses, gradients, cost."""
+"""Check a distillation's configuration on one image: wiring, weights, data, losses, gradients, cost.
+
+    python tools/check_config.py my/distilled.py
+    python tools/check_config.py my/distilled.py --no-data --no-weights     on a machine that has neither
+    python tools/check_config.py my/distilled.py --diagnose 8               is the weight of the loss about right?
+
+Nothing is written. Exit code 1 where the training would fail or teach nothing; with --strict for warnings too.
+"""
 
 import argparse
 import sys
@@ -13,7 +20,7 @@ from mmkd.engine.launch import load_config
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the configuration, or pkg::name such as mmkd::ssim/....py')
     parser.add_argument('--no-data', action='store_true', help='read no data set and run no image')
     parser.add_argument('--no-weights', action='store_true', help="do not fetch and read the teacher's weights")

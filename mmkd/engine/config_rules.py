@@ -12,9 +12,14 @@ from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
 
 
+def _limit(cfg: Config, name: str) -> int | None:
+    """`max_epochs` or `max_iters`; what is no number there is the preflight's to say."""
+    limit = (cfg.get('train_cfg') or {}).get(name)
+    return limit if isinstance(limit, int) else None
+
+
 def _max_epochs(cfg: Config) -> int | None:
-    loop = cfg.get('train_cfg') or {}
-    return loop.get('max_epochs') if loop.get('by_epoch', True) else None
+    return _limit(cfg, 'max_epochs') if (cfg.get('train_cfg') or {}).get('by_epoch', True) else None
 
 
 def _distiller(cfg: Config) -> Mapping[str, Any]:
@@ -23,7 +28,7 @@ def _distiller(cfg: Config) -> Mapping[str, Any]:
 
 def schedules_after_the_end(cfg: Config) -> Iterator[str]:
     """A distillation loss whose schedule begins when training is over."""
-    limits = {True: _max_epochs(cfg), False: (cfg.get('train_cfg') or {}).get('max_iters')}
+    limits = {True: _max_epochs(cfg), False: _limit(cfg, 'max_iters')}
     for name, schedule in (_distiller(cfg).get('schedules') or {}).items():
         by_epoch = schedule.get('by_epoch', True)
         limit, unit = limits[by_epoch], 'epochs' if by_epoch else 'iterations'
@@ -149,8 +154,9 @@ def never_validated(cfg: Config) -> Iterator[str]:
     """A validation interval beyond the end."""
     loop = cfg.get('train_cfg') or {}
     limit = _max_epochs(cfg)
-    if limit and cfg.get('val_dataloader') and loop.get('val_interval', 1) > limit:
-        yield f'val_interval is {loop["val_interval"]}, but training ends at {limit} epochs: never validated.'
+    interval = loop.get('val_interval', 1)
+    if limit and cfg.get('val_dataloader') and isinstance(interval, int) and interval > limit:
+        yield f'val_interval is {interval}, but training ends at {limit} epochs: never validated.'
 
 
 def validated_on_training_data(cfg: Config) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
@@ -145,7 +146,7 @@ def check_arms(experiment: Experiment, arms: Sequence[str]) -> None:
                     distilled_model(experiment.student, experiment.method(name), teacher)
                 )
             with _quiet():
-                MODELS.build(json.loads(json.dumps(model)))
+                MODELS.build(ConfigDict(json.loads(json.dumps(model))))
         except Exception as error:  # a config can be wrong in every way that code can
             raise ExperimentError(f'{name} cannot be built: {type(error).__name__}: {error}') from error
 

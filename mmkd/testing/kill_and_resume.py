@@ -40,7 +40,7 @@ def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # as a script this file is imported a second time
 class DeathHook(Hook):
     """Kills the process at an iteration or soon after.
 

@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-import mmkd
+from mmkd import __version__
 from mmkd.compat import load_checkpoint_file
 from mmkd.testing.recorder import RunRecorder, can_go_on_from, device_name, state_digest, student_of
 from mmkd.testing.runs import read_json, write_json
@@ -109,7 +109,7 @@ def circumstances() -> dict:
     """What must be the same for a run to go on as if it had never stopped, and what its numbers belong to."""
     return {
         'code': code_digest(),
-        'versions': {'mmkd': mmkd.__version__, 'torch': str(torch.__version__), 'mmengine': mmengine.__version__},
+        'versions': {'mmkd': __version__, 'torch': str(torch.__version__), 'mmengine': mmengine.__version__},
         'threads': torch.get_num_threads(),
         'device': device_name(),
     }
@@ -117,7 +117,7 @@ def circumstances() -> dict:
 
 def code_digest() -> str:
     """Digest of the sources of mmkd that a training runs through, 12 digits."""
-    package = Path(mmkd.__file__).parent
+    package = Path(__file__).parents[1]
     files = [file for name in _CODE for file in sorted((package / name).rglob('*.py')) or [package / name]]
     digest = hashlib.sha256()
     for file in files:

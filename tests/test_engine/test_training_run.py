@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.apis import init_detector
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from mmkd import compat
@@ -78,15 +78,51 @@ def test_resuming_ends_as_the_uninterrupted_run_to_the_last_bit(distill_config, 
         assert equal(whole[name], resumed[name]), name
 
 
-def test_resuming_inside_an_epoch_works_with_the_iteration_loop(distill_config, run, tmp_path):
-    cfg = distill_config()
-    cfg.train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=100)
-    cfg.train_cfg.pop('_delete_', None)
-    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+@pytest.mark.parametrize(
+    ('sampler', 'workers'), [('InfiniteSampler', 0), ('InfiniteSampler', 2), ('DefaultSampler', 0)]
+)
+def test_resuming_inside_an_epoch_works_with_the_iteration_loop(distill_config, run, tmp_path, sampler, workers):
+    """Faster R-CNN samples proposals, so that one random number too many in the training process shows."""
+    cfg = distill_config('faster-rcnn')
+    cfg.train_cfg = ConfigDict(type='IterBasedTrainLoop', max_iters=7, val_interval=100)
+    cfg.train_dataloader.sampler = dict(type=sampler, shuffle=True)
+    cfg.train_dataloader.num_workers = workers
+    if sampler == 'InfiniteSampler':  # as MMDetection's configs have it
+        cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler') if not workers else None
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=3, by_epoch=False)
     cfg.log_processor.by_epoch = False
     whole, resumed = interrupted(cfg, run, tmp_path, keep='iter_3.pth')
     assert equal(whole['state_dict'], resumed['state_dict'])
+    assert equal(whole['mmkd'], resumed['mmkd'])
+
+
+def test_workers_that_live_through_epochs_go_on_where_they_were(distill_config, run, tmp_path):
+    """MMDetection's default, `persistent_workers=True`: flips and sampled proposals as without interruption."""
+    cfg = distill_config('faster-rcnn', epochs=2)
+    cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+    whole, resumed = interrupted(cfg, run, tmp_path, keep='epoch_1.pth')
+    assert len(whole['mmkd']['rng'][0]['workers']) == 2
+    assert equal(whole['state_dict'], resumed['state_dict'])
+    assert equal(whole['mmkd'], resumed['mmkd'])
+
+
+def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, run, tmp_path):
+    """The run had 2 processes (its checkpoint says), now there is 1: half the batch, half the rate."""
+    cfg = distill_config(epochs=2)
+    cfg.param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[9])]
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=4)
+    cfg.optim_wrapper.optimizer.lr = 1e-3
+    run(copy.deepcopy(cfg), tmp_path / 'run')
+    path = tmp_path / 'run' / 'epoch_1.pth'
+    checkpoint = load(path)
+    checkpoint['mmkd'].update(world_size=2, rng=checkpoint['mmkd']['rng'] * 2)
+    torch.save(checkpoint, path)
+    with pytest.raises(ResumeError, match='had 2 processes, now 1'):
+        run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(path))
+    runner = run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(path), auto_scale_lr=True)
+    assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(5e-4)
+    log = max((tmp_path / 'run').rglob('*.log'), key=lambda p: p.stat().st_mtime).read_text()
+    assert 'had 2 processes, now 1: its learning rate is multiplied by 0.5' in log
 
 
 def test_resuming_inside_an_epoch_is_refused_with_the_epoch_loop(distill_config, run, tmp_path):

@@ -11,7 +11,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmkd import __version__
+from mmkd.engine.loader_state import LoadingState
 from mmkd.engine.random_state import get_random_state, set_random_state
+from mmkd.engine.resumed_rates import scale_learning_rates
 from mmkd.engine.student_config import student_config
 from mmkd.registry import HOOKS
 
@@ -40,6 +42,7 @@ class DistillCheckpointHook(Hook):
         self._rng: list[dict] | None = None
         self._resumed: dict[str, Any] | None = None
         self._before_val: dict[str, Any] | None = None
+        self._loading: LoadingState | None = None
 
     @staticmethod
     def _model(runner: Runner) -> nn.Module:
@@ -51,9 +54,15 @@ class DistillCheckpointHook(Hook):
             self._student_text = student_config(runner.cfg).pretty_text
             (Path(runner.work_dir) / 'student.py').write_text(self._student_text, encoding='utf-8')
         self._spare_idle(runner)
+        self._loading = LoadingState(runner)
         if self._resumed is not None:
-            set_random_state(self._resumed['rng'][runner.rank])
+            self._loading.restore(self._resumed['rng'][runner.rank])
             self._resumed = None
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The first batch is there: loading has begun where it should."""
+        if runner.iter == self._loading.begin:
+            self._loading.first_batch()
 
     def _spare_idle(self, runner: Runner) -> None:
         """Weight decay and momentum would move connectors whose losses are off: their zero gradients are dropped."""
@@ -81,7 +90,7 @@ class DistillCheckpointHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Collect the random states of all processes before the checkpoint is written."""
-        self._rng = all_gather_object(get_random_state())
+        self._rng = all_gather_object(self._loading.collect(runner.iter))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -90,7 +99,7 @@ class DistillCheckpointHook(Hook):
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch]
         last = runner.iter + 1 == runner.max_iters
         if any(last or (hook.interval > 0 and self.every_n_train_iters(runner, hook.interval)) for hook in hooks):
-            self._rng = all_gather_object(get_random_state())
+            self._rng = all_gather_object(self._loading.collect(runner.iter + 1))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs, and the student's own configuration."""
@@ -134,6 +143,15 @@ class DistillCheckpointHook(Hook):
                     if f'ema_{name}' in saved:
                         module.load_saved_state(saved[f'ema_{name}'])
         self._resumed = saved if len(saved['rng']) == get_world_size() else None
+        if saved['world_size'] != get_world_size():
+            ratio = scale_learning_rates(runner, checkpoint)
+            print_log(
+                f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}: its learning rate is '
+                f'multiplied by {ratio:.4g}, as --auto-scale-lr asks. Random state is not restored, and schedules by '
+                'iteration go on counting the steps of the earlier batch.',
+                logger='current',
+                level=30,
+            )
 
     def _check_same_run(self, runner: Runner, model: nn.Module, checkpoint: dict) -> None:
         saved, meta = checkpoint['mmkd'], checkpoint['meta']
