@@ -146,6 +146,41 @@ def test_every_parameter_gets_a_gradient_and_so_do_all_levels(out_channels):
     assert all(f.grad.abs().sum() > 0 for f in feats)
 
 
+def test_residual_begins_with_the_students_own_features_and_leaves_them():
+    net = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN', residual=True)
+    feats = [torch.randn(2, 4, 7, 11), torch.randn(2, 4, 4, 6)]
+    assert all(torch.equal(x, feat) for x, feat in zip(net(feats), feats, strict=True))
+    step = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):  # the gains move first, then what they let through
+        step.zero_grad()
+        sum((x - 1).square().mean() for x in net(feats)).backward()
+        step.step()
+    assert all(p.grad.abs().sum() > 0 for layer in net.layers for p in layer.parameters() if p.ndim > 1)
+    assert all(not torch.equal(x, feat) for x, feat in zip(net(feats), feats, strict=True))
+
+
+def test_residual_equals_its_equation():
+    plain = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN')
+    net = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN', residual=True)
+    net.load_state_dict(plain.state_dict() | {f'gains.{i}': torch.full((4, 1, 1), 0.5 + i) for i in range(2)})
+    feats = [torch.randn(2, 4, 7, 11), torch.randn(2, 4, 4, 6)]
+    before_relu = plain.layers[1](plain.layers[0](feats))
+    for i, x in enumerate(net(feats)):
+        torch.testing.assert_close(x, feats[i] + (0.5 + i) * before_relu[i])
+
+
+def test_residual_does_not_rescale_the_gradient_of_a_young_necks_small_features():
+    norms = []
+    for residual in (False, True):
+        torch.manual_seed(0)
+        net = BiFPNSelfTeacher(in_channels=(8, 8), out_channels='same', num_layers=2, norm='GN', residual=residual)
+        feats = [0.01 * torch.randn(2, 8, *size) for size in ((8, 12), (4, 6))]
+        feats = [feat.requires_grad_() for feat in feats]
+        sum((x * torch.randn_like(x)).sum() for x in net(feats)).backward()
+        norms.append(sum(feat.grad.square().sum() for feat in feats).sqrt())
+    assert norms[0] > 10 * norms[1]
+
+
 def test_group_norm_makes_each_image_independent_of_its_batch():
     net = BiFPNSelfTeacher(in_channels=(4, 8), norm='GN').train()
     feats = [torch.randn(3, 4, 6, 10), torch.randn(3, 8, 3, 5)]
@@ -171,6 +206,7 @@ def test_fusion_is_a_weighted_mean_and_negative_weights_count_as_zero():
         (dict(norm='LN'), "norm must be 'BN', 'GN' or 'SyncBN'"),
         (dict(up_mode='area'), "up_mode must be 'nearest' or 'bilinear'"),
         (dict(in_channels=(4,)), 'at least 2 levels'),
+        (dict(residual=True), "residual needs out_channels='same'"),
         (dict(in_channels=(4, 8), out_channels='same'), "out_channels='same' needs levels of equal channels"),
     ],
 )
