@@ -149,7 +149,7 @@ class _Crew:
         digest = self._teacher_sha256() if needs_teacher(self.experiment.method(run.arm)) else None
         record = arm_record(self.experiment, run, teacher_sha256=digest, budget=budget)
         text = run_config(self.experiment, run, self.runs[0], epochs).pretty_text
-        _prepare(run, text, record, self.experiment.data.metrics)
+        prepare_folder(run, text, record, self.experiment.data.metrics)
         environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', str(self.threads)))
         environment[PARENT] = str(os.getpid())
         with (run.folder / 'train.log').open('a') as log:
@@ -186,8 +186,18 @@ def weights_digest(run: Run) -> str | None:
     return known
 
 
-def _prepare(run: Run, config: str, record: dict, metrics: dict[str, str]) -> None:
-    """Make the folder ready; what an interrupted run of the very same config left stays, for it to go on from."""
+def prepare_folder(run: Run, config: str, record: dict, metrics: dict[str, str]) -> None:
+    """Make a folder ready; what an interrupted run of the very same config left stays, for it to go on from.
+
+    Args:
+        run: Whose folder it is.
+        config: Text of `config.py`.
+        record: For `arm.json`.
+        metrics: Key the metric reports under -> name, for `metrics.json`.
+
+    Raises:
+        ExperimentError: Where a worker of an earlier call does not let go of it.
+    """
     _wait_for_the_last_worker(run)
     file = run.folder / 'config.py'
     same = file.is_file() and file.read_text(encoding='utf-8') == config and run.record == record

@@ -44,7 +44,9 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
         The content of `result.json`.
     """
     importlib.import_module('mmkd.compat')  # checkpoints are read without executing code
-    cfg = Config.fromfile(folder / 'config.py')
+    written = Config.fromfile(folder / 'config.py')
+    # MMEngine writes what it runs, with folder and resuming: not over config.py, by which the next call knows the run
+    cfg = Config(written._cfg_dict, cfg_text=written.text, filename=str(folder / 'config_as_run.py'))
     cfg.work_dir = str(folder)
     around = circumstances()
     recorder = RunRecorder(folder, metrics, circumstances=around)

@@ -8,9 +8,11 @@ from mmkd.testing import worker
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.recipe import Schedule, training_config
 from mmkd.testing.recorder import RunRecorder
+from mmkd.testing.runs import Run
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
 from mmkd.testing.toy_run import make_toy_run
+from mmkd.testing.training import prepare_folder
 from mmkd.testing.worker import train_run
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -19,6 +21,12 @@ SAME = ('metrics', 'curve', 'epochs', 'initial_sha256', 'batches_sha256', 'weigh
 
 class PowerCut(Exception):
     pass
+
+
+@pytest.fixture(autouse=True)
+def same_code(monkeypatch):
+    """Who edits the sources while the tests run would see runs that start again, as they should."""
+    monkeypatch.setattr(worker, 'code_digest', lambda: 'this code')
 
 
 def _two_stage(tmp_path):
@@ -36,12 +44,11 @@ def _distilled(tmp_path):
 
 
 def _train(cfg, folder, monkeypatch=None, cut=None):
-    """Train; with `cut` = (method of the recorder, number of its call) until the power is cut there."""
-    if not folder.exists():
-        folder.mkdir()
-        cfg.dump(folder / 'config.py')
+    """As a call of the tool does; with `cut` = (method of the recorder, number of its call) the power is cut there."""
+    metrics = {'coco/bbox_mAP': 'AP'}
+    prepare_folder(Run('arm', 1, folder), cfg.pretty_text, {}, metrics)
     if cut is None:
-        return train_run(folder, {'coco/bbox_mAP': 'AP'})
+        return train_run(folder, metrics)
     name, calls = cut[0], []
     shipped = getattr(RunRecorder, name)
 
@@ -54,7 +61,7 @@ def _train(cfg, folder, monkeypatch=None, cut=None):
     with monkeypatch.context() as patched:
         patched.setattr(RunRecorder, name, cutting)
         with pytest.raises(PowerCut):
-            train_run(folder, {'coco/bbox_mAP': 'AP'})
+            train_run(folder, metrics)
     return None
 
 
@@ -71,6 +78,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(make, tmp_path, monkey
     assert resumed['resumed'] == 2
     assert {key: resumed[key] for key in SAME} == {key: whole[key] for key in SAME}
     assert not (tmp_path / 'cut' / 'batches.txt').exists()
+    assert (tmp_path / 'cut' / 'config.py').read_text() == cfg.pretty_text, 'it is what the next call compares with'
 
 
 def test_under_other_circumstances_a_run_starts_from_its_beginning(tmp_path, monkeypatch):
