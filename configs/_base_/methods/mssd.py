@@ -8,7 +8,8 @@ distiller = dict(
         teaching=dict(type='mmkd.CrossScaleConnector', role='teacher', direction='deep_to_shallow')),
     masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian')),
     distill_losses=dict(
-        loss_mssd=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', loss_weight=0.1))),
+        loss_mssd=dict(
+            type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True, loss_weight=0.05))),
     loss_forward_mappings=dict(
         loss_mssd=dict(
             preds_S=dict(from_student=True, recorder='neck', connector='taught'),

@@ -6,7 +6,7 @@ distiller = dict(
         taught=dict(type='mmkd.CrossScaleConnector', role='student', direction='deep_to_shallow'),
         teaching=dict(type='mmkd.CrossScaleConnector', role='teacher', direction='deep_to_shallow')),
     distill_losses=dict(
-        loss_mssd=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', loss_weight=0.1))),
+        loss_mssd=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', loss_weight=0.05))),
     loss_forward_mappings=dict(
         loss_mssd=dict(
             preds_S=dict(from_student=True, recorder='neck', connector='taught'),
