@@ -123,8 +123,31 @@ def _of_one_teacher(rows: Sequence[dict]) -> list[dict]:
     return [*shown, *(row for row in rows if row['arm'] != TEACHER)]
 
 
+def teacher_note(rows: Sequence[dict]) -> str:
+    """What to know of a teacher that has little to teach.
+
+    Args:
+        rows: One dict a run, of one teacher.
+
+    Returns:
+        A sentence; empty where the teacher is better than plain, or one of them has no run.
+    """
+    scores = {
+        arm: [next(iter(row['metrics'].values())) for row in rows if row['arm'] == arm] for arm in (TEACHER, PLAIN)
+    }
+    if not all(scores.values()):
+        return ''
+    teacher, plain = scores[TEACHER][0], sum(scores[PLAIN]) / len(scores[PLAIN])
+    if teacher > plain:
+        return ''
+    return (
+        'The teacher is no better than the plain student: differences of the methods that learn from it say little. '
+        'Train it longer (--teacher-epochs), or take a larger one.'
+    )
+
+
 def _notes(rows: Sequence[dict]) -> list[str]:
-    notes = [budget_note(rows)]
+    notes = [budget_note(rows), teacher_note(_of_one_teacher(rows))]
     files = {row['arm']: row['file'] for row in rows if row.get('file') not in (None, row['arm'])}
     named = [f'{arm} is the method file {file}' for arm, file in files.items() if f'{arm}.py' != file]
     notes.append('; '.join(named) + '.' if named else '')

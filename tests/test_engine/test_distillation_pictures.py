@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, VISBACKENDS
+from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import nn
 
 from mmkd.engine.distillation_pictures import PictureOptions, as_pixels, draw_subject
@@ -218,15 +219,36 @@ def test_coco_truth_is_found_by_file_name(toy: Path):
 # ---- the hook -------------------------------------------------------------------------------------------------------
 
 
+@VISBACKENDS.register_module()
+class KeptPictures(BaseVisBackend):
+    """Stands for TensorBoard and WandB: MMEngine gives them the same calls."""
+
+    kept: list[tuple] = []
+
+    def _init_env(self) -> None: ...
+
+    @property
+    def experiment(self) -> 'KeptPictures':
+        return self
+
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: object) -> None:
+        self.kept.append((name, image.ndim, image.dtype, step))
+
+
 def hooked(cfg: Config, **arguments: object) -> Config:
     cfg.custom_hooks = [dict(type='mmkd.DistillationPictureHook', **arguments)]
     return cfg
 
 
-def test_training_with_pictures_gives_the_same_weights(distill_config: Callable, run: Callable, tmp_path: Path):
+def test_training_with_pictures_gives_the_same_weights(
+    distill_config: Callable, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(KeptPictures, 'kept', [])
+    with_pictures = hooked(distill_config(), images=[0, 2])
+    with_pictures.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='KeptPictures', save_dir='.')]
     states = []
-    for name, change in (('plain', lambda cfg: cfg), ('pictures', lambda cfg: hooked(cfg, images=[0, 2]))):
-        runner = run(change(distill_config()), tmp_path / name)
+    for name, cfg in (('plain', distill_config()), ('pictures', with_pictures)):
+        runner = run(cfg, tmp_path / name)
         connectors = {f'apart.{k}': v for k, v in runner.model.distiller.saved_state().items()}
         states.append({**runner.model.state_dict(), **connectors})
     assert list(states[0]) == list(states[1])
@@ -234,6 +256,8 @@ def test_training_with_pictures_gives_the_same_weights(distill_config: Callable,
     pictures = {path.name: path for path in (tmp_path / 'pictures').rglob('vis_image/*.png')}
     kinds = ('loss_ssim', 'attention', 'detections')
     assert set(pictures) == {f'val_0000{i}_{kind}_{step}.png' for i in (1, 3) for kind in kinds for step in (1, 2)}
+    calls = {(f'{name}_{step}.png', ndim, str(dtype)) for name, ndim, dtype, step in KeptPictures.kept}
+    assert calls == {(name, 3, 'uint8') for name in pictures}, 'every backend of the visualiser gets them'
     before, after = (matplotlib.image.imread(pictures[f'val_00001_loss_ssim_{step}.png']) for step in (1, 2))
     assert not np.array_equal(before, after), 'the second picture is that of the second epoch'
 

@@ -238,6 +238,8 @@ def test_within_a_seed_configs_differ_in_the_model_alone(experiment, run, tmp_pa
     work = tmp_path / 'work'
     plain, ssim = (Config.fromfile(work / arm / 'seed3' / 'config.py').to_dict() for arm in ('plain', 'ssim'))
     assert ssim.pop('model')['architecture'] == plain.pop('model')
+    check = ssim['default_hooks'].pop('teacher_check')  # its score is known: one of 0 must not end the other arms
+    assert check == dict(type='mmkd.TeacherCheckHook', num_images=0)
     assert plain == ssim
     assert plain['randomness']['seed'] == 3
 

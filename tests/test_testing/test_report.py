@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from mmkd.testing.report import main, write_section
-from mmkd.testing.results import summarise
+from mmkd.testing.results import summarise, teacher_note
 from mmkd.testing.tables import markdown, print_table, short_rows, table_rows
 
 
@@ -39,6 +39,13 @@ def test_teacher_and_plain_have_no_difference_to_plain(results):
     assert 'AP - plain' not in results['arms']['plain']
     heads, body = table_rows(results)
     assert [row[heads.index('AP - plain')] for row in body] == ['-', '-', '+1.0 ± 0.0']
+
+
+@pytest.mark.parametrize(('score', 'said'), [(0.5, False), (0.32, True), (0.0, True)])
+def test_a_teacher_that_is_no_better_than_plain_is_named(score, said):
+    rows = [_row('teacher', 0, score), *(_row('plain', seed, 0.30 + 0.02 * seed) for seed in range(3))]
+    assert ('no better than the plain student' in teacher_note(rows)) == said
+    assert teacher_note(rows[1:]) == teacher_note(rows[:1]) == ''
 
 
 def test_scores_that_are_percentages_are_not_multiplied_again(results):
