@@ -169,6 +169,8 @@ def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int
         FailedRunsError: Where some runs failed; the results of the others are written before.
     """
     store = read_store(place.store, experiment) if place.store else None
+    if store and not train:  # who only reports did not make the results
+        place = replace(place, command=store['setting'].get('command') or place.command)
     runs = known_runs(experiment, place.work_dir, store)
     missing = [run for run in runs if run.result is None]
     failure: FailedRunsError | None = None
@@ -232,7 +234,9 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
     """
     store = read_store(place.store, experiment) if place.store else None
     stamp = [[run.arm, run.seed, run.result['finished']] for run in runs if run.result]
-    missing = [f'{run.arm}, seed {run.seed}' for run in runs if run.result is None]
+    known = {(row['arm'], row['seed']) for row in store['runs']} if store else set()  # also a teacher without weights
+    lacking = [run for run in runs if run.result is None and (run.arm, run.seed) not in known]
+    missing = [f'{run.arm}, seed {run.seed}' for run in lacking]
     file = place.work_dir / 'results.json'
     if file.exists():
         results = json.loads(file.read_text())
@@ -272,7 +276,11 @@ def _costs(runs: Sequence[Run]) -> dict[str, dict]:
 
 
 def _model(choice: str, classes: int) -> dict:
-    return SIZES[choice](classes).to_dict() if choice in SIZES else detector_from_config(choice, classes)
+    if choice in SIZES:
+        return SIZES[choice](classes).to_dict()
+    if Path(choice).suffix != '.py':
+        raise ValueError(f'a detector is a config (.py) or one of {", ".join(SIZES)}, got {choice!r}')
+    return detector_from_config(choice, classes)
 
 
 @contextlib.contextmanager

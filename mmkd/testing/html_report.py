@@ -80,7 +80,7 @@ def _warnings(results: dict) -> str:
     texts += [f'Not finished: {text}' for text in results.get('missing', [])]
     seeds = len(results['setting']['seeds'])
     if seeds < 3:
-        texts.append(f'{seeds} seed(s): differences of this size can be chance.')
+        texts.append(f'{seeds} seed{"s" * (seeds > 1)} only: differences of this size can be chance.')
     if len({tuple(found['seeds']) for arm, found in results['arms'].items() if arm != TEACHER}) > 1:
         texts.append('Not every arm has the same seeds; differences to plain use the seeds that both have.')
     return ''.join(f'<p class="warn">{escape(text)}</p>' for text in texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmkd.models.algorithms.model_config import find_config
 from mmkd.testing.detection_data import DetectionData
 
 
@@ -135,9 +136,10 @@ def detector_from_config(config: str | Path, num_classes: int) -> dict:
         Model config.
 
     Raises:
+        FileNotFoundError: No such config; the nearest ones are named.
         ValueError: Where the config has no model, or its model no `num_classes`.
     """
-    model = Config.fromfile(str(config)).get('model')
+    model = Config.fromfile(str(find_config(str(config)))).get('model')
     if model is None:
         raise ValueError(f'{config} has no model')
     model = model.to_dict()

@@ -1,5 +1,7 @@
 """The table of an experiment: in a terminal, and as Markdown, whole or in short."""
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
@@ -71,7 +73,7 @@ def print_table(results: dict, console: Console | None = None) -> None:
         results: Of `mmkd.testing.results.collect_results`.
         console: Where to.
     """
-    console = console or Console()
+    console = console or (Console() if sys.stdout.isatty() else Console(width=120))
     heads, body = table_rows(results)
     table = Table(title=caption(results), title_justify='left')
     for head in heads:
@@ -90,9 +92,10 @@ def caption(results: dict) -> str:
     setting = results['setting']
     seeds = len(setting['seeds'])
     spread = 'mean and 95 % t-interval over seeds' if seeds > 1 else 'one seed: no interval, a single run proves little'
+    epochs = f'{setting["epochs"]} epoch{"s" * (setting["epochs"] > 1)}'
     return (
         f'{setting["data"]}: {setting["train_images"]} training and {setting["val_images"]} validation images in '
-        f'{setting["scale"][0]}x{setting["scale"][1]}, {setting["epochs"]} epochs; {spread}'
+        f'{setting["scale"][0]}x{setting["scale"][1]}, {epochs}; {spread}'
     )
 
 

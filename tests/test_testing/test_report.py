@@ -74,6 +74,15 @@ def test_one_seed_is_called_one_seed(results):
     assert 'a single run proves little' in markdown(results)
 
 
+def test_the_terminals_table_is_whole_where_there_is_no_terminal(results, capsys):
+    print_table(results)
+    shown = capsys.readouterr().out
+    assert '…' not in shown and 'ssim' in shown and '12 epochs' in shown
+    results['setting']['epochs'] = 1
+    print_table(results)
+    assert '1 epoch;' in capsys.readouterr().out
+
+
 def test_a_section_replaces_itself_and_leaves_the_rest(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('# Results\n\nby hand\n')
