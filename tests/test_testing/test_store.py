@@ -1,8 +1,11 @@
 import dataclasses
+import io
 import json
 
 import pytest
+from rich.console import Console
 
+from mmkd.testing.comparison import Place, compare
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment, runs_of
 from mmkd.testing.fairness import other_teachers
@@ -143,6 +146,19 @@ def test_a_store_has_one_line_a_run_and_reads_back(experiment, stored):
     lines = [line for line in stored.read_text().splitlines() if line.startswith('  {"arm"')]
     assert len(lines) == 4
     assert len(json.loads(stored.read_text())['runs']) == 4
+
+
+def test_a_report_from_a_store_alone_leaves_it_and_names_the_command_that_trained(experiment, stored, tmp_path):
+    content = json.loads(stored.read_text())
+    content['setting']['command'] = 'trained so'
+    write_store(stored, content)
+    place = Place(tmp_path / 'empty', stored, 'reported so')
+    results = compare(experiment, place, Console(file=io.StringIO()), train=False)
+    assert results['setting']['command'] == 'trained so'
+    assert results['missing'] == ['plain, seed 1', 'ssim, seed 1', 'mssd, seed 1']
+    assert (tmp_path / 'empty/pictures/ap_curve.png').is_file()
+    after = json.loads(stored.read_text())
+    assert (after['runs'], after['setting']) == (content['runs'], content['setting'])
 
 
 def test_a_store_in_a_folder_that_is_not_there_is_a_mistake(experiment, tmp_path):
