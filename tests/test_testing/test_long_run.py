@@ -31,15 +31,15 @@ class LeakHook(Hook):
 
 def test_a_training_keeps_nothing(tmp_path: Path) -> None:
     """Recorders, hooks, EMA, pictures and checkpoints included."""
-    found = long_run(tmp_path, steps=12, every=4, method='frskd_dense')
-    assert [row[0] for row in found.rows] == [8, 12]
+    found = long_run(tmp_path, steps=16, every=4, method='frskd_dense')
+    assert [row[0] for row in found.rows] == [12, 16]
     assert found.problems == []
-    assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == ['epoch_4.pth', 'epoch_6.pth']
+    assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == ['epoch_6.pth', 'epoch_8.pth']
 
 
 def test_what_a_hook_keeps_is_found(tmp_path: Path) -> None:
     try:
-        found = long_run(tmp_path, steps=12, every=4, hooks=(dict(type='LeakHook'),))
+        found = long_run(tmp_path, steps=16, every=4, hooks=(dict(type='LeakHook'),))
     finally:
         LeakHook.stop.set()
         for thing in LeakHook.kept:
@@ -59,3 +59,9 @@ def test_checkpoints_that_pile_up_are_found() -> None:
     rows = [[s, 500, 9, 1, 9, 1, 0, 5 + s / 100] for s in (100, 200)]
     (problem,) = Growth(rows).judge().problems
     assert problem.startswith('disk MiB: 6 at step 100, 7')
+
+
+def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for steps, every in ((8, 4), (20, 4), (16, 3)):
+        with pytest.raises(ValueError, match=f'got {steps} and {every}'):
+            long_run(tmp_path, steps=steps, every=every)
