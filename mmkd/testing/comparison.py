@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -285,5 +286,6 @@ def _model(choice: str, classes: int) -> dict:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # other people's, such as YOLOX's of torch.meshgrid
         yield
