@@ -69,7 +69,7 @@ def run_command(name: str, work: Callable[[Console], object]) -> int:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ending this process ends its runs
     MMLogger.get_instance(name, log_level='ERROR')  # the steps speak for themselves
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     try:
         work(console)
     except (ExperimentError, OSError, ValueError) as error:

@@ -73,7 +73,7 @@ def print_table(results: dict, console: Console | None = None) -> None:
         results: Of `mmkd.testing.results.collect_results`.
         console: Where to.
     """
-    console = console or (Console() if sys.stdout.isatty() else Console(width=120))
+    console = console or (Console() if sys.stdout.isatty() else Console(width=160))
     heads, body = table_rows(results)
     table = Table(title=caption(results), title_justify='left')
     for head in heads:

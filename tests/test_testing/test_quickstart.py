@@ -1,9 +1,11 @@
+import functools
 import json
 
 import pytest
 from mmengine.config import Config
 from rich.console import Console
 
+from mmkd.testing import comparison
 from mmkd.testing.comparison import build_experiment, toy_data
 from mmkd.testing.quickstart import main, parse_options, quickstart
 from mmkd.testing.toy_data import make_toy_data
@@ -66,7 +68,8 @@ def test_impossible_options_are_refused(options, wrong):
     assert stop.value.code == 2
 
 
-def test_small_toy_set_is_scored_by_object_size(tmp_path):
+def test_small_toy_set_is_scored_by_object_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, 'make_toy_data', functools.partial(make_toy_data, train=2, val=20))
     options = parse_options(['--toy', 'small', '--work-dir', str(tmp_path)])
     experiment = build_experiment(options, toy_data(tmp_path / 'data', options.toy))
     assert experiment.schedule.scale == (320, 256)
