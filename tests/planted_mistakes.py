@@ -178,6 +178,9 @@ TRAINING: dict[str, Case] = {
     'absolute path in annotations': Case(
         annotations(lambda c: c['images'][0].update(file_name='/etc/passwd')), ('outside the data folder', '/etc/passw')
     ),
+    'image name that is none': Case(
+        annotations(lambda c: c['images'][0].update(file_name=5)), ('no COCO annotation file (TypeError',)
+    ),
     'num_classes': Case(put(f'{HEAD}.num_classes', 80), ('bbox_head.num_classes is 80', '4 classes: circle, square')),
     'bomb: num_classes': Case(put(f'{HEAD}.num_classes', 10**9), ('num_classes is 1000000000', 'more than')),
     'bomb: channels': Case(put('model.architecture.neck.out_channels', 10**8), ('neck.out_channels is 100000000',)),

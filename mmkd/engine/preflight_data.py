@@ -127,7 +127,7 @@ def _check_coco(name: str, dataset: ConfigDict, path: Path, root: Path) -> Itera
     try:
         content = read_json(path)
         categories = [category['name'] for category in content['categories']]
-        files = [image['file_name'] for image in content['images']]
+        files = [os.fspath(image['file_name']) for image in content['images']]
     except (ValueError, KeyError, TypeError) as error:
         yield f'{name}: {path} is no COCO annotation file ({type(error).__name__}: {error}).'
         return

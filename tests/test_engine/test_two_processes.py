@@ -1,10 +1,9 @@
 """Two processes with gloo equal one with the doubled batch.
 
 Whole losses and gradients for GFL, FCOS, ATSS and YOLOX (frozen BatchNorm); RetinaNet and Faster R-CNN normalise their
-own losses within a process, so that only their distillation part can be, and is, equal.
+own losses within a process, so that only their distillation part can be, and is, equal. Every method with every family.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-WHOLE = ('gfl', 'fcos', 'atss', 'yolox')
-IKD = ('gfl:ikd', 'yolox:ikd', 'retinanet:ikd', 'faster-rcnn:ikd_roi')
-MKD = ('fcos:mkd', 'yolox:mkd', 'retinanet:mkd', 'faster-rcnn:mkd_roi')
-CASES = (*WHOLE, 'retinanet', 'faster-rcnn', 'retinanet:l1', 'retinanet:l2', 'retinanet:ssim_adapt', *IKD, *MKD)
+FAMILIES = ('gfl', 'fcos', 'atss', 'yolox', 'retinanet', 'faster-rcnn')
+TAUGHT = [f'{family}:{method}' for family in FAMILIES[:5] for method in ('ikd', 'mkd', 'mssd', 'frskd_dense')]
+TWO_STAGE = [f'faster-rcnn:{method}' for method in ('ikd_roi', 'mkd_roi', 'mssd', 'frskd_roi')]
+# a family alone is with ssim
+CASES = (*FAMILIES, 'retinanet:l1', 'retinanet:l2', 'retinanet:ssim_adapt', *TAUGHT, *TWO_STAGE)
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +23,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]
     """What one process and what each of two processes found."""
     folder = tmp_path_factory.mktemp('processes')
     worker = str(Path(__file__).with_name('two_processes.py'))
-    outs = [folder / f'{name}.json' for name in ('one', 'rank0', 'rank1')]
+    outs = [folder / f'{name}.pth' for name in ('one', 'rank0', 'rank1')]
     starts = [(0, 1, outs[0]), (0, 2, outs[1]), (1, 2, outs[2])]
     running = [
         subprocess.Popen([sys.executable, worker, str(rank), str(size), str(folder / 'store'), str(out), *CASES])
@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list[dict]]
     ]
     codes = [process.wait(timeout=600) for process in running]
     assert codes == [0, 0, 0]
-    one, *ranks = (json.loads(out.read_text()) for out in outs)
+    one, *ranks = (torch.load(out, weights_only=True) for out in outs)
     return one, ranks
 
 
@@ -41,12 +41,14 @@ def test_two_processes_equal_one_with_the_doubled_batch(results, case):
     mean = sum(rank[case]['loss'] for rank in ranks) / 2
     assert mean == pytest.approx(one[case]['loss'], rel=1e-5)
     whole = one[case]['grads']
+    largest = max(float(gradient.norm()) for gradient in whole.values())
     for rank in ranks:
         assert rank[case]['grads'].keys() == whole.keys()
-        for name, gradient in whole.items():
-            expected, found = torch.tensor(gradient), torch.tensor(rank[case]['grads'][name])
-            # float32 sums in another order; a normaliser of one process alone is off by more than a percent
-            assert float((expected - found).norm()) <= 5e-4 * max(float(expected.norm()), 1e-3), name
+        for name, expected in whole.items():
+            found = rank[case]['grads'][name]
+            # float32 sums in another order; a normaliser of one process alone is off by more than a percent. A bias
+            # before a standardisation has gradient 0 but for rounding
+            assert float((expected - found).norm()) <= 5e-4 * max(float(expected.norm()), 1e-4 * largest, 5e-3), name
 
 
 def test_both_ranks_distil(results):

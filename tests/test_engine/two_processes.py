@@ -4,7 +4,7 @@ Run as `python two_processes.py RANK WORLD_SIZE FILE OUT CASE...`; a case is `fa
 """
 
 import copy
-import json
+import os
 import sys
 import warnings
 
@@ -21,32 +21,40 @@ from mmengine.model import MMDistributedDataParallel  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 
 from mmkd.models.connectors.feature_resampler import FeatureResampler  # noqa: E402
-from mmkd.testing.methods import config_root  # noqa: E402
+from mmkd.testing.methods import config_root, distilled_model, needs_teacher  # noqa: E402
 from mmkd.testing.toy_detectors import toy_detector  # noqa: E402
 
 SMALL = dict(width=8, channels=16, convs=1)
 
 
+# Families whose own losses are normalised within a process: only their distillation losses are compared.
+LOCAL = ('retinanet', 'faster-rcnn')
+
+
 def build(case: str) -> torch.nn.Module:
-    """An algorithm with frozen BatchNorm; the teacher has weights of its own."""
+    """An algorithm with frozen BatchNorm, every loss at its full weight; a teacher has weights of its own."""
     family, _, method = case.partition(':')
-    distiller = Config.fromfile(str(config_root() / '_base_' / 'methods' / f'{method or "ssim"}.py')).distiller
-    torch.manual_seed(77)
-    teacher = MODELS.build(toy_detector(family, **SMALL))
-    teacher.init_weights()
-    torch.manual_seed(0)
     student = toy_detector(family, **SMALL)
     student.backbone.norm_eval = True
     if method.endswith('roi'):
         # all proposals, since which ones are sampled depends on each process's random numbers
         student.train_cfg.rcnn.sampler.num = 10**6
-    model = MODELS.build(
-        dict(type='mmkd.TeacherStudentDistill', architecture=student, teacher=teacher, distiller=distiller)
-    )
+    if needs_teacher(method or 'ssim'):
+        distiller = Config.fromfile(str(config_root() / '_base_' / 'methods' / f'{method or "ssim"}.py')).distiller
+        torch.manual_seed(77)
+        teacher = MODELS.build(toy_detector(family, **SMALL))
+        teacher.init_weights()
+        cfg = dict(type='mmkd.TeacherStudentDistill', architecture=student, teacher=teacher, distiller=distiller)
+    else:
+        cfg = distilled_model(student, method)
+    cfg['distiller'].pop('schedules', None)  # they begin at 0
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
     model.init_weights()
-    if family == 'gfl':
-        # GFL clamps its sum of scores at 1, which an untrained head stays below: then its own loss is a local one
-        torch.nn.init.zeros_(model.architecture.bbox_head.gfl_cls.bias)
+    for name, module in model.named_modules():
+        if name.endswith('gfl_cls'):
+            # GFL clamps its sum of scores at 1, which an untrained head stays below: then its own loss is a local one
+            torch.nn.init.zeros_(module.bias)
     model.train()
     for module in model.modules():
         # the resampler's masks are drawn by each rank for itself
@@ -56,7 +64,7 @@ def build(case: str) -> torch.nn.Module:
 
 
 def step(case: str, rank: int, world_size: int) -> dict:
-    """Losses and gradients of this process's share of two images."""
+    """Losses and gradients of this process's share of two images, without `find_unused_parameters`."""
     model = build(case)
     torch.manual_seed(3)
     data = demo_mm_inputs(2, [(3, 128, 160)] * 2, num_items=[3, 2], num_classes=4)
@@ -65,14 +73,14 @@ def step(case: str, rank: int, world_size: int) -> dict:
     wrapped = MMDistributedDataParallel(model) if world_size > 1 else model
     prepared = model.data_preprocessor(copy.deepcopy(data), True)
     losses = wrapped(**prepared, mode='loss')
-    distilled = {name: value for name, value in losses.items() if name.startswith('distill.')}
-    total, logged = model.parse_losses(distilled if case.split(':')[0] in ('retinanet', 'faster-rcnn') else losses)
-    total = total + 0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    if case.split(':')[0] in LOCAL:
+        losses = {name: value for name, value in losses.items() if name.startswith('distill.')}
+    total, logged = model.parse_losses(losses)
+    if case.split(':')[0] in LOCAL:
+        total = total + 0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
     total.backward()
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    return dict(
-        loss=float(total.detach()), names=sorted(logged), grads={n: g.flatten().tolist() for n, g in grads.items()}
-    )
+    return dict(loss=float(total.detach()), names=sorted(logged), grads=grads)
 
 
 def main() -> None:
@@ -82,11 +90,10 @@ def main() -> None:
     if world_size > 1:
         torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=world_size)
     mmdet.utils.register_all_modules()
-    results = {}
-    for case in cases:
-        results[case] = step(case, rank, world_size)
-    with open(out, 'w') as file:
-        json.dump(results, file)
+    torch.save({case: step(case, rank, world_size) for case in cases}, out)
+    if world_size > 1:
+        torch.distributed.barrier()
+        os._exit(0)  # gloo's threads may wait forever for a process that has already left
 
 
 if __name__ == '__main__':
