@@ -4,5 +4,5 @@ model = dict(
     _delete_=True,
     type='mmkd.SelfTeacherDistill',
     architecture={{_base_.model}},
-    self_teacher=dict(type='mmkd.BiFPNSelfTeacher', out_channels='same', num_layers=2, norm='GN', residual=True),
+    self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
     distiller={{_base_.distiller}})

@@ -24,8 +24,7 @@ SELF_DISTILLATION = {
     'mssd': ('mmkd.MultiScaleSelfDistill', ''),
     'frskd': (
         'mmkd.SelfTeacherDistill',
-        "    self_teacher=dict(type='mmkd.BiFPNSelfTeacher', out_channels='same', num_layers=2, norm='GN', "
-        'residual=True),\n',
+        "    self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),\n",
     ),
 }
 # The file that compares the necks alone, where classes or heads differ.

@@ -17,7 +17,7 @@ _SELF_DISTILLATION = {
     'mssd': dict(type='mmkd.MultiScaleSelfDistill'),
     'frskd': dict(
         type='mmkd.SelfTeacherDistill',
-        self_teacher=dict(type='mmkd.BiFPNSelfTeacher', out_channels='same', num_layers=2, norm='GN', residual=True),
+        self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
     ),
 }
 

@@ -1,3 +1,3 @@
 """Self-teachers: auxiliary networks grown on the student. Importing this package registers them."""
 
-from . import bifpn  # noqa: F401
+from . import bifpn, residual_bifpn  # noqa: F401

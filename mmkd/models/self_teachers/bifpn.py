@@ -165,15 +165,11 @@ class BiFPNSelfTeacher(nn.Module):
         num_layers: number of BiFPN layers (the paper's repeat).
         norm: `BN`, `GN` or `SyncBN`.
         up_mode: `nearest` or `bilinear`.
-        residual: what the layers make is added to the student's features, `F_i + g_i R_i` with a learned g per channel,
-            0 at first, and no ReLU behind. Not published; this project's choice for detectors: the self-teacher
-            begins with the student's own features instead of normalised ones, whose gradient swamps a detector
-            that is trained from scratch (`docs/frskd.md`).
 
     Raises:
         TypeError: `in_channels` is not one number a level.
-        ValueError: a number below 1, fewer than two levels, an unknown `norm` or `up_mode`, `out_channels='same'`
-            where the levels differ, or `residual` where a level's channels would change.
+        ValueError: a number below 1, fewer than two levels, an unknown `norm` or `up_mode`, or `out_channels='same'`
+            where the levels differ.
     """
 
     def __init__(
@@ -186,20 +182,16 @@ class BiFPNSelfTeacher(nn.Module):
         num_layers: int = 1,
         norm: Norm = 'BN',
         up_mode: Literal['nearest', 'bilinear'] = 'nearest',
-        residual: bool = False,
     ) -> None:
         super().__init__()
         if out_channels == 'same':
             out_channels = _common(in_channels)
         _check(in_channels, up_mode, width=width, out_channels=out_channels, depth=depth, num_layers=num_layers)
         self.out_channels = tuple(out_channels or width * c for c in in_channels)
-        if residual and self.out_channels != tuple(in_channels):
-            raise ValueError(f"residual needs out_channels='same', got {in_channels} -> {self.out_channels}.")
         options = dict(depth=depth, norm=norm, up_mode=up_mode, project=out_channels is None)
         first = BiFPNLayer(in_channels, self.out_channels, first=True, **options)
         more = [BiFPNLayer(self.out_channels, self.out_channels, first=False, **options) for _ in range(num_layers - 1)]
         self.layers = nn.ModuleList([first, *more])
-        self.gains = nn.ParameterList(torch.zeros(c, 1, 1) for c in self.out_channels if residual)
         self.fc: nn.Linear | None = None
 
     @classmethod
@@ -221,19 +213,20 @@ class BiFPNSelfTeacher(nn.Module):
             feats: (N, c_i, H_i, W_i) of the student, finest first; they keep their gradient.
 
         Returns:
-            (N, d_i, H_i, W_i); >= 0 without `residual`.
+            (N, d_i, H_i, W_i), >= 0.
 
         Raises:
             ValueError: another number of levels than the network was built for.
         """
+        return tuple(F.relu(feat) for feat in self.before_relu(feats))
+
+    def before_relu(self, feats: Sequence[Tensor]) -> Sequence[Tensor]:
+        """`forward` without its last ReLU: same shapes, same errors."""
         if len(feats) != len(self.out_channels):
             raise ValueError(f'feats must have {len(self.out_channels)} levels, got {len(feats)}.')
-        refined = feats
         for layer in self.layers:
-            refined = layer(refined)
-        if not self.gains:
-            return tuple(F.relu(feat) for feat in refined)
-        return tuple(feat + gain * more for feat, gain, more in zip(feats, self.gains, refined, strict=True))
+            feats = layer(feats)
+        return feats
 
     def classify(self, refined: Sequence[Tensor]) -> Tensor:
         """(N, num_classes) logits of the official classifier from what `forward` gave.

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd.models.self_teachers.bifpn import BiFPNSelfTeacher, Fusion, halved
 from mmkd.models.self_teachers.grown_features import GrownFeatures
+from mmkd.models.self_teachers.residual_bifpn import ResidualBiFPNSelfTeacher
 
 CIFAR = (64, 128, 256, 512)
 
@@ -147,7 +148,7 @@ def test_every_parameter_gets_a_gradient_and_so_do_all_levels(out_channels):
 
 
 def test_residual_begins_with_the_students_own_features_and_leaves_them():
-    net = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN', residual=True)
+    net = ResidualBiFPNSelfTeacher(in_channels=(4, 4), num_layers=2, norm='GN')
     feats = [torch.randn(2, 4, 7, 11), torch.randn(2, 4, 4, 6)]
     assert all(torch.equal(x, feat) for x, feat in zip(net(feats), feats, strict=True))
     step = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -159,9 +160,14 @@ def test_residual_begins_with_the_students_own_features_and_leaves_them():
     assert all(not torch.equal(x, feat) for x, feat in zip(net(feats), feats, strict=True))
 
 
+def test_residual_refuses_levels_of_different_channels():
+    with pytest.raises(ValueError, match='needs levels of equal channels'):
+        ResidualBiFPNSelfTeacher(in_channels=(4, 8))
+
+
 def test_residual_equals_its_equation():
     plain = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN')
-    net = BiFPNSelfTeacher(in_channels=(4, 4), out_channels='same', num_layers=2, norm='GN', residual=True)
+    net = ResidualBiFPNSelfTeacher(in_channels=(4, 4), num_layers=2, norm='GN')
     net.load_state_dict(plain.state_dict() | {f'gains.{i}': torch.full((4, 1, 1), 0.5 + i) for i in range(2)})
     feats = [torch.randn(2, 4, 7, 11), torch.randn(2, 4, 4, 6)]
     before_relu = plain.layers[1](plain.layers[0](feats))
@@ -171,9 +177,9 @@ def test_residual_equals_its_equation():
 
 def test_residual_does_not_rescale_the_gradient_of_a_young_necks_small_features():
     norms = []
-    for residual in (False, True):
+    for kind, options in ((BiFPNSelfTeacher, dict(out_channels='same')), (ResidualBiFPNSelfTeacher, {})):
         torch.manual_seed(0)
-        net = BiFPNSelfTeacher(in_channels=(8, 8), out_channels='same', num_layers=2, norm='GN', residual=residual)
+        net = kind(in_channels=(8, 8), num_layers=2, norm='GN', **options)
         feats = [0.01 * torch.randn(2, 8, *size) for size in ((8, 12), (4, 6))]
         feats = [feat.requires_grad_() for feat in feats]
         sum((x * torch.randn_like(x)).sum() for x in net(feats)).backward()
@@ -206,7 +212,6 @@ def test_fusion_is_a_weighted_mean_and_negative_weights_count_as_zero():
         (dict(norm='LN'), "norm must be 'BN', 'GN' or 'SyncBN'"),
         (dict(up_mode='area'), "up_mode must be 'nearest' or 'bilinear'"),
         (dict(in_channels=(4,)), 'at least 2 levels'),
-        (dict(residual=True), "residual needs out_channels='same'"),
         (dict(in_channels=(4, 8), out_channels='same'), "out_channels='same' needs levels of equal channels"),
     ],
 )
