@@ -4,8 +4,11 @@ It is tried on a made machine: a `python` that only notes what it is asked to do
 and an `nvcc`. The true set-up takes minutes and is what `.ci/run` itself does.
 """
 
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,21 @@ class TestSetUp:
     def test_takes_the_torch_that_the_user_names(self, machine: Machine) -> None:
         assert machine.run('tools/setup_env.sh', TORCH='torch==2.9.1 --index-url https://x').returncode == 0
         assert 'pip install torch==2.9.1 --index-url https://x OPS= CUDA= JOBS=' in machine.calls()
+
+    def test_the_held_torch_has_the_version_that_pip_knows(self, tmp_path: Path) -> None:
+        """PyPI's CUDA build says 2.13.0+cu130 of itself; to pip, which holds it, it is 2.13.0."""
+        (tmp_path / 'torch').mkdir()
+        (tmp_path / 'torch/__init__.py').write_text("__version__ = '2.13.0+cu130'")
+        (tmp_path / 'torch-2.13.0.dist-info').mkdir()
+        (tmp_path / 'torch-2.13.0.dist-info/METADATA').write_text(
+            'Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n'
+        )
+        (code,) = re.findall(
+            r"-c '([^']*\"torch==\"[^']*)'", (Path(__file__).parents[1] / 'tools/setup_env.sh').read_text()
+        )
+        environment = os.environ | dict(PYTHONPATH=str(tmp_path))
+        said = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+        assert said.stdout == 'torch==2.13.0\n'
 
     def test_holds_the_installed_torch_in_all_later_steps(self, machine: Machine) -> None:
         machine.run('tools/setup_env.sh', '--tests')

@@ -223,7 +223,9 @@ install_torch() {
         pip install "$asked" || return
     fi
     printf '%s' "$asked" >"$STATE/torch-asked"
-    "$VENV/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$STATE/torch-constraint.part" &&
+    # PyPI's build calls itself 2.13.0+cu130, pip knows it as 2.13.0
+    "$VENV/bin/python" -c 'import importlib.metadata as m, torch; print("torch==" + m.version("torch"))' \
+        >"$STATE/torch-constraint.part" &&
         mv "$STATE/torch-constraint.part" "$STATE/torch-constraint.txt"
 }
 
