@@ -52,7 +52,7 @@ def measure(folder: Path) -> list[float]:
     ]
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # as a script this file is imported a second time
 class ResourceHook(Hook):
     """Measures behind every `every` steps, and prints.
 
