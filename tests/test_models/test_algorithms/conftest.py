@@ -36,6 +36,21 @@ def neck_distiller(loss: dict | None = None, **changes: object) -> dict:
     )
 
 
+def head_distiller(source: str, loss: dict) -> dict:
+    """Distiller that compares the first output of a head on both sides, as `loss_kd`."""
+    head = dict(type='ModuleOutputs', source=source)
+    sides = {
+        key: dict(from_student=side, recorder='head', data_idx=0)
+        for key, side in (('preds_S', True), ('preds_T', False))
+    }
+    return neck_distiller(
+        student_recorders=dict(head=dict(head)),
+        teacher_recorders=dict(head=dict(head)),
+        distill_losses=dict(loss_kd=loss),
+        loss_forward_mappings=dict(loss_kd=sides),
+    )
+
+
 def build_teacher(family: str, **changes: int) -> torch.nn.Module:
     """A built teacher with weights of its own."""
     with torch.random.fork_rng():

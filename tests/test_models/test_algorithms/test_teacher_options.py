@@ -17,7 +17,7 @@ from mmkd.models.algorithms.model_config import load_model_source
 from mmkd.models.algorithms.teacher_options import TeacherOptionError, TeacherOptions, split_teacher
 from mmkd.testing.shrink import shrink
 
-from .conftest import batch, build_algorithm, build_teacher, losses_of, neck_distiller
+from .conftest import batch, build_algorithm, build_teacher, head_distiller, losses_of, neck_distiller
 
 ROOT = Path(__file__).resolve().parents[3]
 EAGER = dict(backend='eager')
@@ -85,17 +85,7 @@ def test_bf16_differs_from_float32():
 
 
 def test_records_of_dense_heads_arrive_in_float32_and_usual_layout():
-    head = dict(type='ModuleOutputs', source='bbox_head')
-    sides = {
-        key: dict(from_student=side, recorder='head', data_idx=0)
-        for key, side in (('preds_S', True), ('preds_T', False))
-    }
-    distiller = neck_distiller(
-        student_recorders=dict(head=dict(head)),
-        teacher_recorders=dict(head=dict(head)),
-        distill_losses=dict(loss_kd=dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss'))),
-        loss_forward_mappings=dict(loss_kd=sides),
-    )
+    distiller = head_distiller('bbox_head', dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.AttentionMapLoss')))
     seen = []
     model, _ = distilled(dict(precision='bf16', channels_last=True), 'gfl', distiller)
     loss = model.distiller.distill_losses['loss_kd']
@@ -106,17 +96,7 @@ def test_records_of_dense_heads_arrive_in_float32_and_usual_layout():
 
 
 def test_the_roi_head_stays_in_float32_and_sees_the_students_proposals():
-    head = dict(type='ModuleOutputs', source='roi_head.bbox_head')
-    sides = {
-        key: dict(from_student=side, recorder='head', data_idx=0)
-        for key, side in (('preds_S', True), ('preds_T', False))
-    }
-    distiller = neck_distiller(
-        student_recorders=dict(head=dict(head)),
-        teacher_recorders=dict(head=dict(head)),
-        distill_losses=dict(loss_kd=dict(type='mmrazor.KLDivergence')),
-        loss_forward_mappings=dict(loss_kd=sides),
-    )
+    distiller = head_distiller('roi_head.bbox_head', dict(type='mmrazor.KLDivergence'))
     plain = values(distilled(None, 'faster-rcnn', distiller)[1])
     model, losses = distilled(OPTIONS['all'], 'faster-rcnn', distiller)
     assert values(losses) == pytest.approx(plain, rel=0.05)

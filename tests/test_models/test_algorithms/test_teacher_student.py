@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 
 from mmkd.models.algorithms.student_targets import StudentTargets
 
-from .conftest import FAMILIES, batch, build_algorithm, build_teacher, losses_of, neck_distiller, small
+from .conftest import FAMILIES, batch, build_algorithm, build_teacher, head_distiller, losses_of, neck_distiller, small
 
 
 def ssim(weight: float = 1.0) -> dict:
@@ -192,17 +192,7 @@ def test_pyramids_of_different_strides_meet_by_stride():
 
 
 def test_the_teachers_roi_head_runs_on_the_students_proposals():
-    head = dict(type='ModuleOutputs', source='roi_head.bbox_head')
-    sides = {
-        key: dict(from_student=side, recorder='head', data_idx=0)
-        for key, side in (('preds_S', True), ('preds_T', False))
-    }
-    distiller = neck_distiller(
-        student_recorders=dict(head=dict(head)),
-        teacher_recorders=dict(head=dict(head)),
-        distill_losses=dict(loss_kd=dict(type='mmrazor.KLDivergence')),
-        loss_forward_mappings=dict(loss_kd=sides),
-    )
+    distiller = head_distiller('roi_head.bbox_head', dict(type='mmrazor.KLDivergence'))
     model = build_algorithm('faster-rcnn', distiller)
     model.init_weights()
     seen = {}
