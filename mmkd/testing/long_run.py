@@ -52,7 +52,7 @@ def measure(folder: Path) -> list[float]:
     ]
 
 
-@HOOKS.register_module(force=True)  # as a script this file is imported a second time
+@HOOKS.register_module(force=True)  # as a script this file is imported a second time; the last class counts
 class ResourceHook(Hook):
     """Measures behind every `every` steps, and prints.
 
@@ -62,21 +62,17 @@ class ResourceHook(Hook):
     """
 
     priority = 'LOWEST'
-    rows: list[list[float]] = []
 
     def __init__(self, every: int, warm: int = 0) -> None:
         self.every, self.warm = every, warm
-
-    def before_train(self, runner: Runner) -> None:
-        """Forget an earlier run."""
-        ResourceHook.rows = []
+        self.rows: list[list[float]] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Measure; a step's own batch and outputs are alive, as in every measurement."""
         step = runner.iter + 1
         if step % self.every == 0 and step > self.warm:
             row = [step, *measure(Path(runner.work_dir))]
-            ResourceHook.rows.append(row)
+            self.rows.append(row)
             cells = [f'{value:12.1f}' if i in (1, 3, 7) else f'{value:12.0f}' for i, value in enumerate(row)]
             print('  '.join(cells), flush=True)
 
@@ -139,8 +135,9 @@ def long_run(folder: Path, *, steps: int, every: int, method: str = 'ssim', hook
     cfg.custom_hooks = [ema, dict(type='ResourceHook', every=every, warm=2 * every), *hooks]
     cfg.log_level = 'ERROR'
     cfg.experiment_name = f'long_{method}_{folder.name}'
-    train(prepare_training(cfg, config_name='long', work_dir=str(folder / 'run')))
-    return Growth(ResourceHook.rows).judge()
+    runner = train(prepare_training(cfg, config_name='long', work_dir=str(folder / 'run')))
+    (rows,) = (hook.rows for hook in runner.hooks if type(hook).__name__ == 'ResourceHook')
+    return Growth(rows).judge()
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """`mmkd.testing.long_run`: a training keeps nothing, and what a planted hook keeps is found."""
 
+import runpy
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmkd.testing.long_run import Growth, long_run
+from mmkd.testing.long_run import __file__ as long_run_file
 
 # NumPy's, about MMDetection's drawing
 pytestmark = pytest.mark.filterwarnings('ignore:__array_wrap__:DeprecationWarning')
@@ -30,7 +32,8 @@ class LeakHook(Hook):
 
 
 def test_a_training_keeps_nothing(tmp_path: Path) -> None:
-    """Recorders, hooks, EMA, pictures and checkpoints included."""
+    """Recorders, hooks, EMA, pictures and checkpoints included; also where the file ran as a script before."""
+    runpy.run_path(long_run_file, run_name='another')
     found = long_run(tmp_path, steps=16, every=4, method='frskd_dense')
     assert [row[0] for row in found.rows] == [12, 16]
     assert found.problems == []
