@@ -42,5 +42,9 @@ class ConfigReport:
         for kind, style, texts in (('warning', 'yellow', self.warnings), ('problem', 'red', self.problems)):
             for text in texts:
                 console.print(f'{kind}: {text}', style=style, markup=False, highlight=False, soft_wrap=True)
-        verdict = f'{len(self.problems)} problems, {len(self.warnings)} warnings.'
+        verdict = f'{_counted(self.problems, "problem")}, {_counted(self.warnings, "warning")}.'
         console.print(verdict, style='red' if self.problems else 'green')
+
+
+def _counted(texts: list[str], noun: str) -> str:
+    return f'{len(texts)} {noun}' if len(texts) == 1 else f'{len(texts)} {noun}s'

@@ -49,7 +49,7 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
             raise ValueError(f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, known)}.')
 
 
-def _head_classes(model: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
+def _head_classes(model: Any, path: str) -> Iterator[tuple[str, int]]:
     """Class counts of the heads that predict the data set's classes."""
     for name in ('bbox_head', 'mask_head', 'roi_head'):
         part = model.get(name)
@@ -63,10 +63,10 @@ def _head_classes(model: Any, path: str = 'model') -> Iterator[tuple[str, int]]:
 
 def check_classes(cfg: Config) -> Iterator[str]:
     """A head of the student whose `num_classes` is not the data set's."""
-    student = cfg.model.architecture if is_distillation(cfg) else cfg.model
+    where, student = ('model.architecture', cfg.model.architecture) if is_distillation(cfg) else ('model', cfg.model)
     for name, dataset in datasets(cfg):
         classes = dataset_classes(dataset) if name == 'train_dataloader' else ()
-        for path, count in _head_classes(student) if classes else ():
+        for path, count in _head_classes(student, where) if classes else ():
             if count != len(classes):
                 shown = ', '.join(classes[:8]) + (', ...' if len(classes) > 8 else '')
                 yield f'{path}.num_classes is {count}, but the training set has {len(classes)} classes: {shown}.'

@@ -268,4 +268,6 @@ def test_the_tool_prints_the_tables_and_ends_with_the_exit_code(
     monkeypatch.setattr(sys, 'argv', [*sys.argv, '--cfg-options', f'{HEAD}.num_classes=7'])
     with pytest.raises(SystemExit, match='1'):
         run_command(tool.main)
-    assert 'num_classes is 7' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'num_classes is 7' in said
+    assert '1 problem, 0 warnings.' in said

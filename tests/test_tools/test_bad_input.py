@@ -97,7 +97,10 @@ def test_several_mistakes_are_told_at_once(toy: ToyRun, tmp_path: Path, tool: Ca
     write(cfg, tmp_path / 'distill.py')
     code, said = tool('train', tmp_path / 'distill.py', '--work-dir', tmp_path / 'run')
     assert code == 1
-    assert all(part in said for part in ('/nowhere/t.pth', '/nowhere/train.json', 'num_classes is 7'))
+    assert all(
+        part in said
+        for part in ('/nowhere/t.pth', '/nowhere/train.json', 'model.architecture.bbox_head.num_classes is 7')
+    )
 
 
 def test_a_work_dir_with_another_run_is_left_as_it_is(toy: ToyRun, finished: Path, tool: Callable) -> None:

@@ -66,7 +66,7 @@ class TeacherCheckHook(Hook):
             metrics = self._evaluate(runner)
         if metrics is None:
             return
-        text = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items() if value >= 0)
+        text = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items() if value >= 0) or 'no detections'
         print_log(f'Teacher on {self.num_images} validation images: {text}.', logger='current')
         if self.num_images == 'all':
             runner.message_hub.update_info(TEACHER_SCORES, metrics)  # checkpoints carry it
