@@ -193,10 +193,10 @@ def close_pickle_fallback() -> None:
 def enable_config_prefix() -> None:
     """Let MMEngine resolve `mmkd::ssim/x.py`; call it before a config is parsed.
 
-    MMEngine keeps a closed list of packages. Ended by a release that accepts any installed one
-    (open-mmlab/mmengine#1410).
+    MMEngine keeps a closed list of packages, and 0.10.7 looks for an editable one beside its metadata; a module's name
+    makes it look where that module lies. Ended by a release that accepts any installed package (open-mmlab/mmengine#1410).
     """
-    config_utils.MODULE2PACKAGE.setdefault('mmkd', 'mmkd')
+    config_utils.MODULE2PACKAGE.setdefault('mmkd', __name__)
 
 
 def init_cpu_processes(cfg: Config) -> None:
