@@ -193,8 +193,8 @@ def close_pickle_fallback() -> None:
 def enable_config_prefix() -> None:
     """Let MMEngine resolve `mmkd::ssim/x.py`; call it before a config is parsed.
 
-    MMEngine keeps a closed list of packages, and 0.10.7 looks for an editable one beside its metadata; a module's name
-    makes it look where that module lies. Ended by a release that accepts any installed package (open-mmlab/mmengine#1410).
+    MMEngine keeps a closed list of packages, and 0.10.7 looks for an editable one beside its metadata; the name of
+    a module makes it look where that lies. Ended by a release that accepts any package (open-mmlab/mmengine#1410).
     """
     config_utils.MODULE2PACKAGE.setdefault('mmkd', __name__)
 
