@@ -27,6 +27,14 @@ _FILES: dict[str, dict[str, str]] = {
     'frskd': dict(dense='frskd_dense', roi='frskd_roi', classifier='frskd_classifier', other='frskd'),
 }
 _OF_THE_STUDENT_ALONE = ('frskd',)
+# Methods without a teacher: their algorithm, with what it needs beside student and distiller.
+SELF_DISTILLATION: dict[str, dict[str, Any]] = {
+    'mssd': dict(type='mmkd.MultiScaleSelfDistill'),
+    'frskd': dict(
+        type='mmkd.SelfTeacherDistill',
+        self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
+    ),
+}
 # What must agree for two heads to put the same meaning into the same number; a missing key is the head's default.
 _SAME_IN_DENSE = ('type', 'num_classes', 'anchor_generator', 'strides', 'regress_ranges')
 
@@ -52,6 +60,23 @@ def method_file(method: str, student: Mapping[str, Any], teacher: Mapping[str, A
     if method not in _OF_THE_STUDENT_ALONE and teacher is not None and not same_heads(student, teacher):
         kind = 'other'
     return files.get(kind, files['other'])
+
+
+def method_family(stem: str) -> str:
+    """The method that a stem belongs to: `ikd` for `ikd_neck`."""
+    return stem.removesuffix('.py').split('_')[0]
+
+
+def method_algorithm(stem: str) -> dict[str, Any]:
+    """The algorithm that runs a method file.
+
+    Args:
+        stem: such as `ikd_neck`.
+
+    Returns:
+        `type`, and what that algorithm needs beside student, teacher and distiller; not to be changed in place.
+    """
+    return SELF_DISTILLATION.get(method_family(stem), dict(type='mmkd.TeacherStudentDistill'))
 
 
 def head_kind(model: Mapping[str, Any]) -> HeadKind:

@@ -13,20 +13,12 @@ from mmengine.registry import MODELS, DefaultScope
 from mmkd import compat
 from mmkd.engine.config_check import check_config
 from mmkd.engine.launch import load_config
-from mmkd.engine.method_choice import method_file
+from mmkd.engine.method_choice import SELF_DISTILLATION, method_algorithm, method_family, method_file
 from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import config_folder, find_config, published_weights
 from mmkd.models.distillers.wiring import nearest
 
-# Methods without a teacher: their algorithm and what it needs beside student and distiller.
-SELF_DISTILLATION = {
-    'mssd': ('mmkd.MultiScaleSelfDistill', ''),
-    'frskd': (
-        'mmkd.SelfTeacherDistill',
-        "    self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),\n",
-    ),
-}
 # The file that compares the necks alone, where classes or heads differ.
 NECK_ONLY = {'ikd': 'ikd_neck', 'mkd': 'mkd_neck'}
 SHOWN = 6
@@ -119,7 +111,7 @@ def _check_method(request: Request) -> None:
     known, stem = method_names(), request.method.removesuffix('.py')
     if stem not in known:
         raise ValueError(f'No method is called {request.method!r}; {nearest(stem, known)}.')
-    own = _family(stem) in SELF_DISTILLATION
+    own = method_family(stem) in SELF_DISTILLATION
     if own and request.teacher is not None:
         raise ValueError(f'{request.method} has no teacher, the student teaches itself: leave --teacher out.')
     if own and request.teacher_ckpt is not None:
@@ -127,10 +119,6 @@ def _check_method(request: Request) -> None:
     if not own and request.teacher is None:
         alone = ', '.join(SELF_DISTILLATION)
         raise ValueError(f'{request.method} needs a teacher: --teacher CONFIG. Methods without one: {alone}.')
-
-
-def _family(stem: str) -> str:
-    return stem.removesuffix('.py').split('_')[0]
 
 
 def _detector(name: str) -> Config:
@@ -210,17 +198,25 @@ def leaf_text(request: Request, stem: str) -> str:
     if folder.is_relative_to(method.resolve().parents[2]):  # among the shipped configs
         base = _relative(method, folder)
     pair = ' -> '.join(Path(name.split('::')[-1]).stem for name in (request.teacher, request.student) if name)
-    algorithm, more = SELF_DISTILLATION.get(_family(stem), ('mmkd.TeacherStudentDistill', ''))
+    settings = method_algorithm(stem)
+    kind = settings['type']
+    more = ''.join(f'    {key}={_written(value)},\n' for key, value in settings.items() if key != 'type')
     if request.teacher is not None:
         more += f'    teacher={_runtime(request.teacher, folder)!r},\n'
     if request.teacher_ckpt is not None:
         more += f'    teacher_ckpt={_runtime(request.teacher_ckpt, folder)!r},\n'
     return (
-        f'# {stem}, docs/{_family(stem)}.md.\n# {pair}\n'
+        f'# {stem}, docs/{method_family(stem)}.md.\n# {pair}\n'
         f'_base_ = [\n    {_based(request.student, folder)!r},\n    {base!r}]\n'
-        f'model = dict(\n    _delete_=True,\n    type={algorithm!r},\n    architecture={{{{_base_.model}}}},\n{more}'
+        f'model = dict(\n    _delete_=True,\n    type={kind!r},\n    architecture={{{{_base_.model}}}},\n{more}'
         '    distiller={{_base_.distiller}})\n'
     )
+
+
+def _written(value: Any) -> str:
+    if not isinstance(value, dict):
+        return repr(value)
+    return f'dict({", ".join(f"{key}={_written(item)}" for key, item in value.items())})'
 
 
 def _relative(path: str | Path, folder: Path) -> str:

@@ -6,20 +6,14 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmkd.engine.method_choice import SELF_DISTILLATION, method_algorithm, method_family
+
 PLAIN, TEACHER = 'plain', 'teacher'
 PLAIN_TIME = 'plain-time'  # plain, for as long as distillation takes: `mmkd.testing.time_budget`
 
 # Methods whose loss compares the two necks cell by cell; where channels differ they need the 1x1 adaptation layer.
 _NEEDS_ADAPTATION = ('ssim', 'l1', 'l2')
 _ADAPT = dict(type='mmkd.PyramidConnector', connector=dict(type='mmkd.ConvConnector'))
-# Algorithms that grow the teacher on the student itself.
-_SELF_DISTILLATION = {
-    'mssd': dict(type='mmkd.MultiScaleSelfDistill'),
-    'frskd': dict(
-        type='mmkd.SelfTeacherDistill',
-        self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
-    ),
-}
 
 
 def config_root() -> Path:
@@ -87,7 +81,7 @@ def _adapted(distiller: dict) -> dict:
 
 def needs_teacher(method: str) -> bool:
     """Whether a method learns from the trained teacher; plain, the teacher itself and self-distillation do not."""
-    return method != TEACHER and not is_plain(method) and _family(method) not in _SELF_DISTILLATION
+    return method != TEACHER and not is_plain(method) and method_family(method) not in SELF_DISTILLATION
 
 
 def distilled_model(student: dict, method: str, teacher: dict | None = None) -> dict:
@@ -106,10 +100,5 @@ def distilled_model(student: dict, method: str, teacher: dict | None = None) -> 
     """
     if needs_teacher(method) and teacher is None:
         raise ValueError(f'{method} needs a teacher')
-    own = _SELF_DISTILLATION.get(_family(method), dict(type='mmkd.TeacherStudentDistill'))
     given = teacher if needs_teacher(method) else {}
-    return dict(own, architecture=student, **(given or {}), distiller=method_distiller(method))
-
-
-def _family(method: str) -> str:
-    return method.removesuffix('.py').split('_')[0]
+    return dict(method_algorithm(method), architecture=student, **(given or {}), distiller=method_distiller(method))
