@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from mmkd.compat import load_checkpoint_file
@@ -43,7 +44,7 @@ def run_experiment(
     jobs: int = 1,
     store: dict | None = None,
     watch: Callable[[Sequence[Run]], None] = lambda runs: None,
-    poll_seconds: float = 0.5,
+    poll_seconds: float = 1.0,
     worker: Sequence[str] = (sys.executable, '-m', 'mmkd.testing.worker'),
 ) -> list[Run]:
     """Train what is not trained yet.
@@ -122,7 +123,8 @@ class _Crew:
         """Train until nothing more can be done; the failures by folder."""
         try:
             while True:
-                for run in [run for run in self.waiting if self._can_start(run)][: self.jobs - len(self.active)]:
+                free = self.jobs - len(self.active)  # 0 at most looks, where it must cost nothing
+                for run in list(islice(filter(self._can_start, self.waiting), free)):
                     self.waiting.remove(run)
                     self._start(run)
                 watch(self.runs)
