@@ -6,8 +6,10 @@ python -m mmkd.testing.cost_report docs/results/cost_*.json --page docs/cost.md 
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER
@@ -103,8 +105,36 @@ def notes(files: Sequence[dict]) -> str:
     return '\n'.join(lines)
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """Settings of one pair that differ in one thing.
+
+    Args:
+        title: the pair, and what all settings share.
+        axis: what they differ in.
+        points: that, with the setting.
+    """
+
+    title: str
+    axis: str
+    points: list[tuple[float, dict]]
+
+
+def _panels(pair: str, settings: Sequence[dict]) -> list[_Panel]:
+    """Over the size of the input at the smallest batch; over the batch at the size with the most batches."""
+    batch = min(s['batch'] for s in settings)
+    sizes = {s['height'] * s['width']: s for s in settings if s['batch'] == batch}
+    found = [_Panel(f'{pair}\nbatch {batch}', 'pixels of an image, millions', [(p / 1e6, s) for p, s in sizes.items()])]
+    shapes = [(s['height'], s['width']) for s in settings]
+    height, width = max(shapes, key=shapes.count)
+    batches = {s['batch']: s for s in settings if (s['height'], s['width']) == (height, width)}
+    if len(batches) > 1:
+        found.append(_Panel(f'{pair}\n{height}x{width} px', 'images of a step', list(batches.items())))
+    return found
+
+
 def cost_figure(files: Sequence[dict]) -> Figure:
-    """Seconds of a step over the pixels of a batch, one panel a pair.
+    """Seconds of a step, a row a pair: over the size of the input, and over the batch where several were measured.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -112,23 +142,29 @@ def cost_figure(files: Sequence[dict]) -> Figure:
     pairs = list(dict.fromkeys(_pair(figures) for figures in files))
     if not pairs:
         raise ValueError('files must hold at least one measurement, got none')
-    figure = new_figure(5.5 * len(pairs), 4)
-    for axes, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        settings = [setting for figures in files if _pair(figures) == pair for setting in figures['settings']]
-        for index, arm in enumerate(DRAWN):
-            points = sorted(
-                (s['batch'] * s['height'] * s['width'] / 1e6, s['arms'][arm]['seconds']['median'])
-                for s in settings
-                if arm in s['arms']
-            )
-            if points:
-                x, y = zip(*points, strict=True)
-                axes.plot(x, y, marker='o', color=colour(index), label=arm)
-        axes.set(title=pair, xlabel='pixels of a batch, millions', ylabel='seconds a step')
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+    rows = [_panels(pair, [s for f in files if _pair(f) == pair for s in f['settings']]) for pair in pairs]
+    columns = max(map(len, rows))
+    figure = new_figure(5.5 * columns, 4 * len(rows))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for place, panels in zip(grid, rows, strict=True):
+        for axes, panel in zip(place, panels, strict=False):
+            _draw(axes, panel)
     return figure
+
+
+def _draw(axes: Axes, panel: _Panel) -> None:
+    axes.set_axis_on()
+    for index, arm in enumerate(DRAWN):
+        points = sorted((x, s['arms'][arm]['seconds']['median']) for x, s in panel.points if arm in s['arms'])
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, marker='o', color=colour(index), label=arm)
+    axes.set(title=panel.title, xlabel=panel.axis, ylabel='seconds a step')
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

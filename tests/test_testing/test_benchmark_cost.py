@@ -208,6 +208,20 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
         cost_figure([])
 
 
+def test_the_plot_tells_the_size_from_the_batch():
+    def setting(side: int, batch: int) -> dict:
+        return dict(height=side, width=side, batch=batch, arms={PLAIN: dict(seconds=dict(median=side * batch / 100))})
+
+    settings = [setting(320, 1), setting(320, 4), setting(320, 2), setting(640, 1)]
+    figure = cost_figure([dict(config='a/x_coco.py', settings=settings), dict(config='y.py', settings=settings[:1])])
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_title() for axes in drawn] == ['x_coco\nbatch 1', 'x_coco\n320x320 px', 'y\nbatch 1']
+    size, batch, single = ([line.get_xydata().tolist() for line in axes.lines] for axes in drawn)
+    assert size == [[[0.1024, 3.2], [0.4096, 6.4]]]
+    assert batch == [[[1, 3.2], [2, 6.4], [4, 12.8]]]
+    assert single == [[[0.1024, 3.2]]]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_measures_on_a_gpu(config: Path, tmp_path: Path):
