@@ -54,7 +54,14 @@ def poison_gradient(model: Any) -> None:
     level.forward = lambda x, plain=level.forward: Explode.apply(plain(x))
 
 
+def flatten_loss(model: Any) -> None:
+    """A saturated loss: a gradient path, but always one value."""
+    loss = model.distiller.distill_losses['loss_kd']
+    loss.forward = lambda preds_S, preds_T, **_: tuple(0 * one.sum() + 0.25 for one in preds_S)
+
+
 POISONS = dict(loss=poison_loss, student=poison_student, teacher=poison_teacher, gradient=poison_gradient)
+POISONS['flat'] = flatten_loss
 
 
 @HOOKS.register_module(force=True)
@@ -212,6 +219,11 @@ def test_a_loss_without_gradient_is_reported(toy: ToyRun, tmp_path: Path) -> Non
 def test_a_constant_loss_is_reported(toy: ToyRun, tmp_path: Path) -> None:
     run(toy, tmp_path, model__architecture__bbox_head__loss_bbox__loss_weight=0.0)
     assert 'student.loss_bbox was exactly 0 in each of the first 10 iterations' in log_of(tmp_path)
+
+
+def test_a_constant_distillation_loss_is_reported(toy: ToyRun, tmp_path: Path) -> None:
+    run(toy, tmp_path, dict(type='PoisonHook', kind='flat', at=1))
+    assert 'loss_kd was exactly 1.25 in each of the first 10 iterations' in log_of(tmp_path)
 
 
 def test_a_record_that_never_comes_is_reported(toy: ToyRun) -> None:
