@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
@@ -47,6 +48,8 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
 def check_data(cfg: Config) -> Iterator[str]:
     """Data folders and files that are not there or not what they should be, and class names not in annotations."""
     for name, dataset in datasets(cfg):
+        if is_elsewhere(dataset, dataset.get('data_root')):
+            continue
         root = Path(dataset.get('data_root') or '')
         if dataset.get('data_root') and not root.is_dir():
             yield f'{name}: the data folder {root} does not exist. Set data_root.'
@@ -61,10 +64,21 @@ def check_data(cfg: Config) -> Iterator[str]:
             continue
         if _is_kitti(dataset):
             yield from check_kitti(name, dataset, root, paths)
-        for path in paths:
-            if path.suffix == '.json':
+        if _reads_coco(dataset):
+            for path in paths:
                 yield from _check_coco(name, dataset, path, root)
     yield from _check_evaluator(cfg)
+
+
+def is_elsewhere(entry: Mapping[str, Any], path: str | None) -> bool:
+    """Whether a file is not read from this machine's disk, so that nothing can be said about it here.
+
+    Args:
+        entry: what reads it, perhaps with `backend_args`: a data set, a metric, a step of a pipeline.
+        path: its name.
+    """
+    backend = (entry.get('backend_args') or {}).get('backend', 'local')
+    return backend != 'local' or '://' in str(path)
 
 
 def _is_kitti(dataset: ConfigDict) -> bool:
@@ -72,6 +86,16 @@ def _is_kitti(dataset: ConfigDict) -> bool:
         return issubclass(_dataset_type(dataset) or object, KittiDataset)
     except (KeyError, ImportError):  # an unknown type is said elsewhere
         return False
+
+
+def _reads_coco(dataset: ConfigDict) -> bool:
+    """Whether a data set reads its files as `CocoDataset` does; what others make of theirs is their own matter."""
+    try:
+        kind = _dataset_type(dataset) or object
+    except (KeyError, ImportError):
+        return False
+    own = [getattr(kind, name, None) for name in ('load_data_list', 'parse_data_info')]
+    return own == [CocoDataset.load_data_list, CocoDataset.parse_data_info]
 
 
 def check_kitti(name: str, dataset: ConfigDict, root: Path, splits: list[Path]) -> Iterator[str]:
@@ -99,7 +123,7 @@ def _check_evaluator(cfg: Config) -> Iterator[str]:
     metrics = cfg.get('val_evaluator') or []
     for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
         path = metric.get('ann_file')
-        if path and '://' not in path and not Path(path).is_file():
+        if path and not is_elsewhere(metric, path) and not Path(path).is_file():
             yield f'val_evaluator: the annotation file {path} does not exist.'
 
 
@@ -139,7 +163,10 @@ def _check_coco(name: str, dataset: ConfigDict, path: Path, root: Path) -> Itera
     for one in wanted:
         if one not in categories:
             yield f'{name}: the class {one!r} is not in {path.name}; {nearest(one, categories)}.'
-    yield from _check_images(name, path, _image_folder(dataset, root), files)
+    steps = dataset.get('pipeline') or ()
+    folder = _image_folder(dataset, root)
+    if not any(is_elsewhere(step, str(folder)) for step in steps):  # such as images in a zip or an object store
+        yield from _check_images(name, path, folder, files)
 
 
 def _image_folder(dataset: ConfigDict, root: Path) -> Path:

@@ -1,6 +1,7 @@
 """What `tools/train.py` looks at before it writes anything: KITTI's files, the step on a made image, who speaks."""
 
 import copy
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,41 @@ def test_a_kitti_frame_that_is_not_there_is_refused(name: str, kitti: Path) -> N
 def test_missing_kitti_folders_are_named(kitti: Path) -> None:
     assert 'the image folder' in said(kitti, data_prefix=dict(img='training/image_3'))
     assert 'tain.txt does not exist; nearest: train.txt' in said(kitti, ann_file=['ImageSets/tain.txt'])
+
+
+def coco_said(kind: str, content: object, folder: Path, **more: object) -> str:
+    (folder / 'train.json').write_text(content if isinstance(content, str) else json.dumps(content))
+    dataset = dict(type=kind, data_root=str(folder), ann_file='train.json', metainfo=dict(classes=('a',))) | more
+    return '\n'.join(check_data(Config(dict(train_dataloader=dict(dataset=dataset)))))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'content'),
+    [
+        ('BaseDetDataset', dict(metainfo=dict(classes=['a']), data_list=[])),
+        ('ODVGDataset', '{"filename": "x.jpg"}\n{"filename": "y.jpg"}\n'),
+        ('LVISV1Dataset', dict(categories=[dict(name='a')], images=[dict(coco_url='http://x/train2017/1.jpg')])),
+        ('Objects365V2Dataset', dict(categories=[dict(name='a')], images=[dict(file_name='images/v1/patch0/1.jpg')])),
+    ],
+)
+def test_data_that_are_no_plain_coco_files_are_left_to_their_data_set(
+    kind: str, content: object, tmp_path: Path
+) -> None:
+    assert coco_said(kind, content, tmp_path) == ''
+    assert coco_said('CocoDataset', content, tmp_path) != '', 'what is left out there is a mistake in a COCO file'
+
+
+def test_data_on_another_machine_are_not_called_missing(tmp_path: Path) -> None:
+    remote = dict(backend='petrel')
+    content = dict(categories=[dict(name='a')], images=[dict(file_name='1.jpg')])
+    load = [dict(type='LoadImageFromFile', backend_args=remote)]
+    assert coco_said('CocoDataset', content, tmp_path, data_root='s3://bucket/coco') == ''
+    assert coco_said('CocoDataset', content, tmp_path, data_root='coco', backend_args=remote) == ''
+    assert coco_said('CocoDataset', content, tmp_path, pipeline=load) == ''
+    assert '1.jpg does not exist' in coco_said('CocoDataset', content, tmp_path, backend_args=dict(backend='local'))
+    metric = dict(type='CocoMetric', ann_file='coco/val.json')
+    assert list(check_data(Config(dict(val_evaluator=dict(metric, backend_args=remote))))) == []
+    assert 'coco/val.json does not exist' in ''.join(check_data(Config(dict(val_evaluator=metric))))
 
 
 METHODS = dict(ssim='fcos', mkd='retinanet', mkd_roi='faster-rcnn', ikd_roi='faster-rcnn', mssd='yolox', frskd='fcos')
