@@ -20,7 +20,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
+from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment
+from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.methods import PLAIN, PLAIN_TIME, is_plain
 from mmkd.testing.options import add_options, check_options
@@ -76,6 +78,11 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='FILE.json',
         help='small file of results: what is in it is done, what is finished is added (--families: FILE_FAMILY.json)',
     )
+    more.add_argument(
+        '--final-split',
+        metavar='NAME',
+        help='of --data, such as test: when all runs are finished, each is scored on it too, once',
+    )
     more.add_argument('--report-only', action='store_true', help='train nothing; report on what is finished')
     options = check_options(parser, parser.parse_args(argv))
     if options.families and (options.student, options.teacher) != (
@@ -87,6 +94,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--families must not name anything twice')
     if options.store and options.store.suffix != '.json':
         parser.error(f'--store is a .json file, got {options.store}')
+    if options.final_split and (options.data is None or options.hold_back):
+        parser.error('--final-split is a split of --data, and not for choosing (--hold-back)')
     names = [text.partition('=')[0] for text in options.methods]
     if not options.no_plain_time and PLAIN in names and PLAIN_TIME not in names and not all(map(is_plain, names)):
         options.methods = [*options.methods, PLAIN_TIME]
@@ -108,15 +117,25 @@ def comparisons(options: argparse.Namespace) -> list[Comparison]:
     """
     command = command_line('python tools/compare_methods.py')
     work_dir, data = options.work_dir.resolve(), load_data(options)
+    final = _final_split(options) if options.final_split else None
     if not options.families:
-        return [Comparison('', build_experiment(options, data), Place(work_dir, options.store, command))]
+        return [Comparison('', build_experiment(options, data), Place(work_dir, options.store, command, final))]
     found = []
     for family in options.families:
         student, teacher = PAIRS[family]
         own = argparse.Namespace(**{**vars(options), 'student': student, 'teacher': teacher})
         store = options.store and options.store.with_stem(f'{options.store.stem}_{family}')
-        found.append(Comparison(family, build_experiment(own, data), Place(work_dir / family, store, command)))
+        found.append(Comparison(family, build_experiment(own, data), Place(work_dir / family, store, command, final)))
     return found
+
+
+def _final_split(options: argparse.Namespace) -> FinalSplit:
+    splits = options.splits[0], options.final_split
+    if options.final_split == options.splits[1]:
+        raise ValueError(f'--final-split {options.final_split} is scored on anyway; name a split that was not seen')
+    return FinalSplit(
+        options.final_split, detection_data(options.data, options.format, splits, by_size=options.by_size)
+    )
 
 
 def compare_methods(options: argparse.Namespace, console: Console) -> list[dict]:

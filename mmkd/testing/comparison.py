@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mmkd.testing.detection_data import DetectionData, detection_data
 from mmkd.testing.experiment import Experiment
+from mmkd.testing.final_score import FinalSplit, final_scores
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.measure import load_student, model_cost, validation_samples
 from mmkd.testing.methods import check_method, distilled_model, is_plain
@@ -24,7 +25,7 @@ from mmkd.testing.options import DATA_SCALE
 from mmkd.testing.pictures import draw_pictures
 from mmkd.testing.progress import ProgressBoard
 from mmkd.testing.recipe import Schedule, detector_from_config
-from mmkd.testing.results import collect_results
+from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, Run, write_json
 from mmkd.testing.store import read_store, write_store
 from mmkd.testing.time_budget import is_stretched, reference_arms
@@ -41,11 +42,13 @@ class Place:
         work_dir: Runs, results, pictures.
         store: Committed results; None without.
         command: That was typed.
+        final: Split to score on once all runs are finished; None without.
     """
 
     work_dir: Path
     store: Path | None = None
     command: str = ''
+    final: FinalSplit | None = None
 
 
 def load_data(options: argparse.Namespace) -> DetectionData:
@@ -242,12 +245,14 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
     if file.exists():
         results = json.loads(file.read_text())
         same = results.get('stamp') == stamp and results.get('missing', []) == missing
-        if same and 'identity' in results and (store is None or store['runs'] == results['runs']):
+        scored = place.final is None or results['setting'].get('final') == place.final.described()
+        if same and scored and 'identity' in results and (store is None or store['runs'] == results['runs']):
             console.print('measurements and pictures are up to date')
             return results
     console.print('measuring parameters, GFLOPs and time an image')
     with _quiet():  # loaders print what they load
-        results = collect_results(experiment, runs, _costs(runs), command=place.command, store=store)
+        final = FinalScores(final_scores(runs, place.final), place.final.described()) if place.final else None
+        results = collect_results(experiment, runs, _costs(runs), command=place.command, store=store, final=final)
     results['missing'] = missing
     console.print('pictures')
     with _quiet():

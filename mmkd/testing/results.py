@@ -1,7 +1,8 @@
 """From the runs of an experiment to its results: means over seeds, paired differences, what to warn of."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
@@ -28,6 +29,19 @@ _KEPT += ('resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finis
 _OF_THE_ARM = ('method', 'file', 'options', 'epochs', 'clock', 'as', 'ratio')
 
 
+@dataclass(frozen=True)
+class FinalScores:
+    """Scores on a further split.
+
+    Args:
+        scores: (arm, seed) -> score by name.
+        described: `split`: its name, `images`: how many.
+    """
+
+    scores: dict[tuple[str, int], dict[str, float]]
+    described: dict
+
+
 def collect_results(
     experiment: Experiment,
     runs: Sequence[Run],
@@ -35,6 +49,7 @@ def collect_results(
     *,
     command: str = '',
     store: dict | None = None,
+    final: FinalScores | None = None,
 ) -> dict:
     """All that is known of an experiment, ready for JSON.
 
@@ -44,14 +59,20 @@ def collect_results(
         costs: Arm -> `parameters`, `gflops`, `ms`.
         command: That was run.
         store: Results of earlier sessions, whose other arms and seeds are kept.
+        final: Scores on a further split that were found now.
 
     Returns:
         `identity`, `setting`, `arms` (arm -> means and paired differences), `unfair` (complaints), `notes`, `runs` (one
         dict a run).
     """
     rows = merge_rows(_rows(experiment, runs), store)
+    if final:
+        rows = [{**row, 'metrics': row['metrics'] | final.scores.get((row['arm'], row['seed']), {})} for row in rows]
     known = _known_costs(store)
     setting = _setting(experiment, rows, command)
+    described = final.described if final else (store or {}).get('setting', {}).get('final')
+    if described:
+        setting['final'] = described
     return {
         'identity': experiment.identity(),
         'setting': setting,
@@ -85,13 +106,19 @@ def _setting(experiment: Experiment, rows: Sequence[dict], command: str) -> dict
         'teacher_lr': (experiment.teacher_schedule or schedule).lr,
         'teacher_epochs': (experiment.teacher_schedule or schedule).epochs,
         'seeds': sorted({row['seed'] for row in rows if row['arm'] != TEACHER}),
-        'metrics': [name for name in data.metrics.values() if all(name in row['metrics'] for row in rows)],
+        'metrics': _common_metrics(data.metrics.values(), rows),
         'percent': data.percent,
         'hardware': '; '.join(hardware) or hardware_class(),
         'threads': max((row.get('threads', 1) for row in rows), default=1),
         'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         'command': command,
     }
+
+
+def _common_metrics(own: Iterable[str], rows: Sequence[dict]) -> list[str]:
+    """The scores that every run has, those of a final split last."""
+    names = dict.fromkeys([*own, *(name for row in rows[:1] for name in row['metrics'])])
+    return [name for name in names if all(name in row['metrics'] for row in rows)]
 
 
 def _rows(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
