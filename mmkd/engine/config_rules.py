@@ -27,13 +27,17 @@ def _distiller(cfg: Config) -> Mapping[str, Any]:
 
 
 def schedules_after_the_end(cfg: Config) -> Iterator[str]:
-    """A distillation loss whose schedule begins when training is over."""
-    limits = {True: _max_epochs(cfg), False: _limit(cfg, 'max_iters')}
+    """A distillation loss whose schedule begins when training is over.
+
+    An iteration loop has fewer epochs than iterations; how many is known when the data is there (`ScheduleHook`).
+    """
+    epochs, iterations = _max_epochs(cfg), _limit(cfg, 'max_iters')
     for name, schedule in (_distiller(cfg).get('schedules') or {}).items():
         by_epoch = schedule.get('by_epoch', True)
-        limit, unit = limits[by_epoch], 'epochs' if by_epoch else 'iterations'
+        limit, unit = (epochs, 'epochs') if by_epoch and epochs is not None else (iterations, 'iterations')
         if limit is not None and schedule.get('begin', 0) >= limit:
-            yield f'schedules.{name} begins at {schedule["begin"]} {unit}, but training ends at {limit}: never on.'
+            own = f'{schedule["begin"]} {"epochs" if by_epoch else "iterations"}'
+            yield f'schedules.{name} begins at {own}, but training ends at {limit} {unit}: never on.'
 
 
 def classes_in_another_order(cfg: Config) -> Iterator[str]:

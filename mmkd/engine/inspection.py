@@ -120,6 +120,8 @@ def _run_both(model: nn.Module, inputs: Tensor, data_samples: list) -> None:
     if hasattr(model, '_teacher'):
         with distiller.teacher_recorders:
             model._teacher.run(model._renormalise(inputs, data_samples), data_samples)
+            if model._teacher.options:
+                distiller.reader.convert(False, model._teacher.options.restore)
     elif heard is not None:
         grown = model.self_teacher.model
         grown.backbone.give(heard.output)

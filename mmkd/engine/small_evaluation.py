@@ -1,62 +1,158 @@
 """A detector's scores on the first validation images, beside a run and without a trace in it."""
 
 import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
+from mmkd.engine.full_precision import full_precision
 from mmkd.engine.random_state import preserved_random_state
+
+_BOXES = 'mmkd_boxes'
+
+
+class NotScorableError(RuntimeError):
+    """An evaluator that takes the whole validation set or nothing."""
+
+
+@dataclass(frozen=True)
+class SmallScores:
+    """What some images say about a detector.
+
+    Args:
+        metrics: numbers of the run's own metric, by name; below 0 where it knows none.
+        boxes: how many it detected; None where its results are no boxes.
+        objects: how many are annotated; None where the data set does not say.
+    """
+
+    metrics: dict[str, float]
+    boxes: int | None
+    objects: int | None
+
+    @property
+    def known(self) -> dict[str, float]:
+        """The metrics that mean something."""
+        return {name: value for name, value in self.metrics.items() if value >= 0}
+
+
+class FirstImages(Subset):
+    """The beginning of any data set, wrappers such as `ConcatDataset` included, which refuse `get_subset_`.
+
+    Args:
+        dataset: fully initialised.
+        count: images; more than there are means all.
+    """
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        super().__init__(dataset, range(min(count, len(dataset))))
+
+    @property
+    def metainfo(self) -> Any:
+        """The data set's own; a list where several sets have their own each."""
+        return self.dataset.metainfo
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, those of the first set where there are several."""
+        metainfo = self.metainfo
+        return (metainfo if isinstance(metainfo, Mapping) else metainfo[0]).get('classes', ())
+
+    def get_data_info(self, index: int) -> dict:
+        """Annotation of an image."""
+        return self.dataset.get_data_info(index)
+
+
+class _BoxCount(BaseMetric):
+    """The number of detections, collected as any metric is."""
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            scores = (sample.get('pred_instances') or {}).get('scores')
+            self.results.append(None if scores is None else len(scores))
+
+    def compute_metrics(self, results: list[int | None]) -> dict[str, int]:
+        return {} if None in results else {_BOXES: sum(results)}
 
 
 def first_images(runner: Runner, num_images: int) -> DataLoader[Any]:
-    """Loader of the first `num_images` validation images, in the run's own pipeline."""
+    """Loader of the first `num_images` validation images (a `FirstImages`), in the run's own pipeline.
+
+    Raises:
+        NotScorableError: the evaluator tells several data sets apart by their sizes, and would not see all of them.
+    """
     cfg = copy.deepcopy(runner.cfg.val_dataloader)
     cfg.update(num_workers=0, persistent_workers=False)
     cfg.pop('prefetch_factor', None)
     dataset = DATASETS.build(cfg.dataset)
     dataset.full_init()
-    if num_images < len(dataset):
-        dataset.get_subset_(num_images)
-    cfg.dataset = dataset
+    evaluator = runner.cfg.val_evaluator
+    if isinstance(evaluator, Mapping) and 'dataset_prefixes' in evaluator and num_images < len(dataset):
+        raise NotScorableError(f'{evaluator["type"]} scores several data sets, each of them whole')
+    cfg.dataset = FirstImages(dataset, num_images)
     return Runner.build_dataloader(cfg, seed=runner.seed)
 
 
-def evaluate_on(runner: Runner, detector: nn.Module, loader: DataLoader[Any]) -> dict[str, float]:
+def evaluate_on(runner: Runner, detector: nn.Module, loader: DataLoader[Any]) -> SmallScores:
     """Scores of a detector by the run's own validation metric; every process must take part.
+
+    Files of predictions that the metric writes are the run's own: here they go to a folder that is removed.
 
     Args:
         runner: the run.
-        detector: any detector; its mode is that of before afterwards.
+        detector: any detector; its mode and its weights are those of before afterwards.
         loader: of `first_images`.
-
-    Returns:
-        Metrics by name.
     """
     evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.val_evaluator))
-    _restrict(evaluator, loader)
+    infos = [loader.dataset.get_data_info(i) for i in range(len(loader.dataset))]
+    _restrict(evaluator, loader.dataset.metainfo, [info.get('img_id') for info in infos])
+    evaluator.metrics.append(_BoxCount())
     detector = detector.to(get_device())
     training = [module for module in detector.modules() if module.training]
     detector.eval()
     try:
-        with preserved_random_state(), torch.no_grad():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            preserved_random_state(),
+            torch.no_grad(),
+            full_precision(detector),
+        ):
+            _write_into(evaluator, Path(folder))
             for data in loader:
                 evaluator.process(data_samples=detector.val_step(data), data_batch=data)
             metrics = evaluator.evaluate(len(loader.dataset))
     finally:
         for module in training:
             module.training = True
-    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    boxes = numbers.pop(_BOXES, None)
+    return SmallScores(numbers, None if boxes is None else int(boxes), _objects(infos))
 
 
-def _restrict(evaluator: Evaluator, loader: DataLoader[Any]) -> None:
-    evaluator.dataset_meta = loader.dataset.metainfo
-    ids = [loader.dataset.get_data_info(i).get('img_id') for i in range(len(loader.dataset))]
+def _restrict(evaluator: Evaluator, metainfo: Any, ids: list) -> None:
+    evaluator.dataset_meta = metainfo
     for metric in evaluator.metrics:
         if hasattr(metric, 'img_ids'):
             metric.img_ids = ids
+
+
+def _write_into(evaluator: Evaluator, folder: Path) -> None:
+    for metric in evaluator.metrics:
+        for name in ('outfile_prefix', 'out_file_path'):
+            if getattr(metric, name, None) is not None:
+                setattr(metric, name, str(folder / Path(getattr(metric, name)).name))
+
+
+def _objects(infos: list[dict]) -> int | None:
+    if any('instances' not in info for info in infos):
+        return None
+    return sum(not one.get('ignore_flag') for info in infos for one in info['instances'])

@@ -18,6 +18,7 @@ from mmengine.dataset import Compose
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmkd.engine.full_precision import full_precision
 from mmkd.engine.preflight_data import read_json
 from mmkd.models.distillers.wiring import nearest
 from mmkd.visualization.detections import Boxes
@@ -156,7 +157,8 @@ class CocoTruth:
 
 def detect(network: nn.Module, subject: Subject) -> Boxes:
     """Detections of a network, in px of the original image."""
-    found = network.test_step(subject.batch())[0].pred_instances
+    with full_precision(network):
+        found = network.test_step(subject.batch())[0].pred_instances
     return Boxes(*(getattr(found, name).detach().cpu().numpy() for name in ('bboxes', 'labels', 'scores')))
 
 

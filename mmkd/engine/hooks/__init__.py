@@ -7,5 +7,6 @@ from . import (  # noqa: F401
     distill_checkpoint_hook,
     distillation_picture_hook,
     guard_hook,
+    schedule_hook,
     teacher_check_hook,
 )

@@ -79,19 +79,27 @@ class DiagnosisHook(Hook):
             self._write(runner, reading)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop listening; table and advice."""
+        """Stop listening; table and advice, which are written before the networks are scored."""
         self._probe.close()
-        scores = self._scores(runner)
-        if not self.readings or not is_main_process():
-            return
+        if self.readings and is_main_process():
+            self._conclude(runner, None)
+        scores = None
+        try:
+            scores = self._scores(runner)
+        except Exception as error:  # of a network or metric: the training is done, and its diagnosis stays
+            text = f'Teacher and student could not be scored ({type(error).__name__}: {error}).'
+            print_log(text, logger='current', level=30)
+        if self.readings and is_main_process():
+            print_log(self._conclude(runner, scores), logger='current')
+
+    def _conclude(self, runner: Runner, scores: tuple[str, float, float] | None) -> str:
+        """Write `diagnosis.json`; returns the same as text."""
         summaries = summarise(self.readings)
         advice = advise(summaries, scores)
-        listed = '\n'.join(f'- {text}' for text in advice)
-        print_log(
-            f'Diagnosis of {len(self.readings)} readings\n\n{table_text(summaries)}\n{listed}\n', logger='current'
-        )
         content = dict(losses=[asdict(one) for one in summaries], scores=scores, advice=advice)
         (Path(runner.log_dir) / 'diagnosis.json').write_text(json.dumps(_finite(content), indent=1))
+        listed = '\n'.join(f'- {text}' for text in advice)
+        return f'Diagnosis of {len(self.readings)} readings\n\n{table_text(summaries)}\n{listed}\n'
 
     def _write(self, runner: Runner, reading: Reading) -> None:
         line = dict(iter=runner.iter + 1, epoch=runner.epoch + 1, **asdict(reading))
@@ -116,11 +124,11 @@ class DiagnosisHook(Hook):
         if not self.images or not hasattr(model, '_teacher') or not cfg.get('val_evaluator'):
             return None
         loader = first_images(runner, self.images)
-        if num_classes(model.teacher) not in (None, len(loader.dataset.metainfo.get('classes', ()))):
+        if num_classes(model.teacher) not in (None, len(loader.dataset.classes)):
             return None
         teacher, student = (evaluate_on(runner, net, loader) for net in (model.teacher, model.architecture))
-        name = next((name for name, value in teacher.items() if value >= 0 and name in student), None)
-        return None if name is None else (name, teacher[name], student[name])
+        name = next((name for name in teacher.known if name in student.metrics), None)
+        return None if name is None else (name, teacher.metrics[name], student.metrics[name])
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmkd.engine.hooks.class_check_hook import num_classes
 from mmkd.engine.random_state import preserved_random_state
-from mmkd.engine.small_evaluation import evaluate_on, first_images
+from mmkd.engine.small_evaluation import NotScorableError, SmallScores, evaluate_on, first_images
 from mmkd.registry import HOOKS
 
 
@@ -57,20 +57,32 @@ class TeacherCheckHook(Hook):
         """Measure and print.
 
         Raises:
-            UselessTeacherError: every metric of the teacher is 0.
+            UselessTeacherError: there are objects, and every metric of the teacher is 0 or it gives no box at all.
         """
         cfg = runner.cfg
         if self.num_images == 0 or runner._resume or not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
             return
         with preserved_random_state():
-            metrics = self._evaluate(runner)
-        if metrics is None:
+            try:
+                scores = self._evaluate(runner)
+            except NotScorableError as error:
+                print_log(f'The teacher is not checked: {error}.', logger='current')
+                return
+        if scores is None:
             return
-        text = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items() if value >= 0) or 'no detections'
+        empty = 'no detections' if scores.boxes == 0 else 'no score'
+        text = ', '.join(f'{name} {value:.3f}' for name, value in scores.known.items()) or empty
         print_log(f'Teacher on {self.num_images} validation images: {text}.', logger='current')
         if self.num_images == 'all':
-            runner.message_hub.update_info(TEACHER_SCORES, metrics)  # checkpoints carry it
-        if all(value <= 0 for value in metrics.values()):
+            runner.message_hub.update_info(TEACHER_SCORES, scores.metrics)  # checkpoints carry it
+        self._judge(scores, text)
+
+    def _judge(self, scores: SmallScores, text: str) -> None:
+        known = scores.known.values()
+        if scores.objects == 0 or (not known and scores.boxes != 0):
+            why = 'no object is annotated in them' if scores.objects == 0 else 'the metric gives no number'
+            print_log(f'The teacher could not be judged on these images: {why}.', logger='current', level=30)
+        elif not any(known):
             raise UselessTeacherError(
                 f'The teacher detects nothing on {self._which()} validation images ({text}). Its '
                 'checkpoint, classes or normalisation do not fit. default_hooks.teacher_check='
@@ -86,11 +98,10 @@ class TeacherCheckHook(Hook):
         if teacher and metrics:
             print_log(compared(metrics, teacher), logger='current')
 
-    def _evaluate(self, runner: Runner) -> dict[str, float] | None:
+    def _evaluate(self, runner: Runner) -> SmallScores | None:
         model = getattr(runner.model, 'module', runner.model)
         loader = first_images(runner, sys.maxsize if self.num_images == 'all' else self.num_images)
-        classes = loader.dataset.metainfo.get('classes', ())
-        if num_classes(model.teacher) not in (None, len(classes)):
+        if num_classes(model.teacher) not in (None, len(loader.dataset.classes)):
             print_log('The teacher has other classes than the data set; its accuracy is not measured.', 'current')
             return None
         return evaluate_on(runner, model.teacher, loader)

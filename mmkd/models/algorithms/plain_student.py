@@ -20,10 +20,18 @@ from mmkd.models.algorithms.step_clock import StepClock
 from mmkd.models.apart import SavedApart, own_randomness
 
 
+# Key in MMEngine's `MessageHub`: iterations of an epoch, where the training loop does not count epochs.
+EPOCH_LENGTH = 'mmkd_epoch_length'
+
+
 def training_progress() -> tuple[int, int]:
-    """Epoch and iteration (both from 0) that the Runner has reached; (0, 0) without a Runner."""
+    """Epoch and iteration (both from 0) that the Runner has reached; (0, 0) without a Runner.
+
+    Where the loop counts iterations alone, MMEngine's epoch stays 0; `ScheduleHook` says how long an epoch is.
+    """
     hub = MessageHub.get_current_instance()
-    return int(hub.get_info('epoch', 0)), int(hub.get_info('iter', 0))
+    iteration, length = int(hub.get_info('iter', 0)), hub.get_info(EPOCH_LENGTH, None)
+    return int(hub.get_info('epoch', 0)) if length is None else iteration // int(length), iteration
 
 
 def build_student(architecture: dict | BaseModel) -> BaseModel:
@@ -116,6 +124,7 @@ class PlainStudentAlgorithm(BaseAlgorithm):
         return [
             dict(type='mmkd.DistillCheckpointHook'),
             dict(type='mmkd.ClassCheckHook'),
+            dict(type='mmkd.ScheduleHook'),
             dict(type='mmkd.NumberGuardHook'),
             dict(type='mmkd.CostHook'),
         ]

@@ -55,3 +55,7 @@ class WeightSchedule:
         if self.ramp == 'cosine':
             return (1 - math.cos(math.pi * t)) / 2
         return math.exp(-5 * (1 - t) ** 2)
+
+    def ever_on(self, last: int) -> bool:
+        """Whether the factor is above 0 at some epoch (or iteration) from 0 to `last`."""
+        return any(self.factor(now, now) > 0 for now in {min(math.ceil(self.begin), last), last})
