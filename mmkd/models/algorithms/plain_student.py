@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from mmkd.models.algorithms.step_clock import StepClock
 from mmkd.models.apart import SavedApart, own_randomness
 
-
 # Key in MMEngine's `MessageHub`: iterations of an epoch, where the training loop does not count epochs.
 EPOCH_LENGTH = 'mmkd_epoch_length'
 
