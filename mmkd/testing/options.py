@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkd.testing.methods import PLAIN
 from mmkd.testing.toy_data import MIXTURES
+from mmkd.testing.training import visible_devices
 
 DATA_SCALE = (320, 240)
 _MODELS = 'tiny, small or large (RetinaNets of 0.2, 1.1 and 12 M parameters), FAMILY-tiny and so on, or a config'
@@ -45,10 +46,14 @@ def add_options(
     training.add_argument('--batch', type=int, default=4, help='images of one step (4)')
     training.add_argument('--lr', type=float, default=2e-3, help='peak learning rate of AdamW; the teacher gets half')
     training.add_argument('--workers', type=int, default=0, help='loading processes of a run (0: the training process)')
-    training.add_argument('--jobs', type=int, default=min(os.cpu_count() or 1, 2), help='runs at a time')
+    training.add_argument('--jobs', type=int, default=_jobs(), help='runs at a time (one a GPU; without, at most 2)')
     parser.add_argument(
         '--work-dir', type=Path, help=f'where everything goes (work_dirs/{parser.prog}, with _DATA for --data)'
     )
+
+
+def _jobs() -> int:
+    return len(visible_devices()) or min(os.cpu_count() or 1, 2)
 
 
 def _add_data_options(data: argparse._ArgumentGroup) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from mmkd.compat import load_checkpoint_file
 from mmkd.testing.experiment import Experiment, arm_record, claim_work_dir, refuse_other_arm, run_config, runs_of
 from mmkd.testing.methods import TEACHER, needs_teacher
@@ -62,10 +64,11 @@ def run_experiment(
         All runs, each with its result.
 
     Raises:
-        ExperimentError: Where the folder is another experiment's or in use.
+        ExperimentError: Where the folder is another experiment's or in use, or runs that share a GPU are to be timed.
         FailedRunsError: Behind all that could be done, where runs failed.
     """
     work_dir = work_dir.resolve()
+    _refuse_crowded_clocks(experiment, jobs)
     claim_work_dir(experiment, work_dir)
     with _alone_in(work_dir):
         runs = known_runs(experiment, work_dir, store)
@@ -73,6 +76,17 @@ def run_experiment(
     if failed:
         raise FailedRunsError(_failure_text(runs, failed), runs)
     return runs
+
+
+def _refuse_crowded_clocks(experiment: Experiment, jobs: int) -> None:
+    """On a GPU the budget in time is read off the clock, which runs that share a GPU spoil."""
+    devices = visible_devices()
+    stretched = [arm for arm in experiment.arms() if is_stretched(experiment, arm)]
+    if devices and jobs > len(devices) and stretched:
+        raise ExperimentError(
+            f'{stretched[0]} needs the time of the other arms, which {jobs} runs at a time on {len(devices)} GPUs '
+            f'would spoil: --jobs {len(devices)}, or --no-plain-time.'
+        )
 
 
 def known_runs(experiment: Experiment, work_dir: Path, store: dict | None) -> list[Run]:
@@ -114,8 +128,10 @@ class _Crew:
     def __init__(self, experiment: Experiment, runs: list[Run], jobs: int, worker: Sequence[str]) -> None:
         self.experiment, self.runs, self.jobs, self.worker = experiment, runs, jobs, worker
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.devices = visible_devices()
         self.waiting = [run for run in runs if run.result is None]
         self.active: dict[subprocess.Popen, Run] = {}
+        self.slots: dict[subprocess.Popen, int] = {}
         self.failed: dict[str, str] = {}
         self._teacher_digest: str | None = None
 
@@ -132,6 +148,7 @@ class _Crew:
                     break
                 time.sleep(poll_seconds)
                 for process in [process for process in self.active if process.poll() is not None]:
+                    del self.slots[process]
                     self._end(self.active.pop(process), process.returncode)
         finally:
             for process in self.active:
@@ -154,11 +171,15 @@ class _Crew:
         prepare_folder(run, text, record, self.experiment.data.metrics)
         environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', str(self.threads)))
         environment[PARENT] = str(os.getpid())
+        slot = min(set(range(self.jobs)) - set(self.slots.values()))
+        if self.devices:
+            environment['CUDA_VISIBLE_DEVICES'] = self.devices[slot % len(self.devices)]
         with (run.folder / 'train.log').open('a') as log:
             process = subprocess.Popen(
                 [*self.worker, str(run.folder)], stdout=log, stderr=subprocess.STDOUT, env=environment
             )
         self.active[process] = run
+        self.slots[process] = slot
 
     def _end(self, run: Run, code: int) -> None:
         if code != 0 or run.result is None:
@@ -171,6 +192,13 @@ class _Crew:
         if self._teacher_digest is None:
             self._teacher_digest = weights_digest(self.runs[0])
         return self._teacher_digest
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; nothing without a GPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return named.split(',')[:count] if named else [str(number) for number in range(count)]
 
 
 def weights_digest(run: Run) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmkd.testing import training
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment, runs_of
 from mmkd.testing.fairness import unfair_rows, unfair_runs
@@ -27,6 +28,7 @@ if os.environ.get('FAIL') and os.environ['FAIL'] in str(folder):
     print('the disk is full')
     sys.exit(3)
 (folder / f'epoch_1.pth').write_text('weights')
+(folder / 'device').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'none'))
 cost = 2.6 if 'ssim' in str(folder) else 1.0
 result = dict(metrics={'AP': 0.1, 'AP50': 0.2}, curve=[], train_seconds=1.0, train_cpu_seconds=cost,
               weights_sha256='w', wall_seconds=1.0, peak_memory_mb=1,
@@ -68,6 +70,21 @@ def test_distilled_arms_wait_for_the_teacher(experiment, run):
     _, started = run(experiment, jobs=3)
     assert started[-1] == 'ssim/seed3'
     assert len(started) == 3
+
+
+def test_runs_share_the_gpus_out_among_them(experiment, run, monkeypatch):
+    monkeypatch.setattr(training, 'visible_devices', lambda: ['4', '6'])
+    runs, _ = run(dataclasses.replace(experiment, methods=('plain',), seeds=(3, 4, 5)), jobs=2)
+    used = [(one.folder / 'device').read_text() for one in runs]
+    assert set(used) == {'4', '6'}
+    assert used[:2] == ['4', '6']  # begun together
+
+
+def test_runs_that_share_a_gpu_are_not_timed(experiment, run, monkeypatch):
+    monkeypatch.setattr(training, 'visible_devices', lambda: ['0'])
+    timed = dataclasses.replace(experiment, methods=('plain', 'ssim', 'plain-time'))
+    with pytest.raises(ExperimentError, match='2 runs at a time on 1 GPUs would spoil: --jobs 1'):
+        run(timed, jobs=2)
 
 
 def test_finished_runs_are_kept_when_called_again(experiment, run):
