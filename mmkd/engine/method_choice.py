@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import mmdet.models  # noqa: F401 registers the heads
-from mmdet.models.dense_heads import FCOSHead, SSDHead, YOLOXHead
-from mmdet.models.dense_heads.anchor_head import AnchorHead
 from mmdet.registry import MODELS
+
+from mmkd.models.algorithms.student_targets import label_reader
 
 HeadKind = Literal['dense', 'roi', 'classifier', 'other']
 
@@ -124,7 +124,7 @@ def same_heads(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _is_dense(head: Mapping[str, Any]) -> bool:
     kind = head.get('type')
     found = MODELS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(found, type) and issubclass(found, AnchorHead | FCOSHead | YOLOXHead) and found is not SSDHead
+    return isinstance(found, type) and label_reader(found) is not None
 
 
 def _uses_sigmoid(head: Mapping[str, Any], *, default: bool) -> bool:

@@ -53,6 +53,19 @@ def test_a_softmax_head_is_not_dense():
     assert method_file('frskd', model) == 'frskd'
 
 
+@pytest.mark.parametrize(
+    'name', ['yolof/yolof_r50-c5_8xb8-1x_coco', 'tood/tood_r50_fpn_1x_coco', 'paa/paa_r50_fpn_1x_coco']
+)
+def test_heads_whose_assigned_classes_cannot_be_read_get_the_neck_files(name):
+    model = load_config(f'mmdet::{name}.py').model
+    assert head_kind(model) == 'other'
+    assert [method_file(method, model, model) for method in ('ikd', 'mkd', 'frskd')] == [
+        'ikd_neck',
+        'mkd_neck',
+        'frskd',
+    ]
+
+
 def test_a_cascade_has_no_single_head():
     model = toy_detector('faster-rcnn')
     model.roi_head.bbox_head = [model.roi_head.bbox_head] * 3

@@ -5,34 +5,62 @@ anchor; `K` classes, so that label `K` is background.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import AnchorHead, ATSSHead, FCOSHead, GFLHead, YOLOXHead
+from mmdet.models.dense_heads import ATSSHead, FCOSHead, GFLHead, RTMDetHead, YOLOXHead
+from mmdet.models.dense_heads.anchor_head import AnchorHead
 from torch import Tensor, nn
 
 from mmkd.models.distillers.wiring import Source, all_sources
 
-
-def _by_level(labels: list[Tensor], num_images: int) -> Tensor:
-    # L x (N, points of the level) -> (P,)
-    return torch.cat([level.reshape(num_images, -1) for level in labels], dim=1).flatten()
-
-
-def _anchor_labels(results: list[tuple], head: nn.Module) -> Tensor:
-    labels = results[-1][1 if isinstance(head, ATSSHead | GFLHead) else 0]
-    return _by_level(labels, len(labels[0]))
+# Head that defines both `get_targets` and the loss that calls it -> where its labels stand in what that gives. A
+# subclass with targets or a loss of its own (YOLOF, PAA, TOOD, VFNet, ...) puts something else there or never asks.
+_LABELS_AT: dict[type, int] = {AnchorHead: 0, ATSSHead: 1, GFLHead: 1, RTMDetHead: 1, FCOSHead: 0}
 
 
-def _yolox_labels(results: list[tuple], head: nn.Module) -> Tensor:
+def _owner(head: type, method: str) -> type | None:
+    return next((cls for cls in head.__mro__ if method in vars(cls)), None)
+
+
+def label_reader(head: type) -> tuple[str, Callable] | None:
+    """How the classes that a dense head assigns to its points are heard.
+
+    Args:
+        head: class of the head.
+
+    Returns:
+        Name of the method to listen to, and the function that makes (P,) labels from its results, the head and the
+        number of images; None for a head that is not known.
+    """
+    loss = _owner(head, 'loss_by_feat')
+    if loss is YOLOXHead and _owner(head, '_get_targets_single') is YOLOXHead:
+        return '_get_targets_single', _yolox_labels
+    if loss in _LABELS_AT and _owner(head, 'get_targets') is loss:
+        return 'get_targets', partial(_level_labels, _LABELS_AT[loss])
+    return None
+
+
+def _level_labels(index: int, results: list[tuple], head: nn.Module, num_images: int) -> Tensor:
+    # L x (N, points of the level), or their flattened form, -> (P,)
+    return torch.cat([level.reshape(num_images, -1) for level in results[-1][index]], dim=1).flatten()
+
+
+def _yolox_labels(results: list[tuple], head: nn.Module, num_images: int) -> Tensor:
     # N x (foreground (points,), one-hot classes times IoU (foreground, K), ...) -> (P,)
     labels = []
     for foreground, classes, *_ in results:
         image = torch.full(foreground.shape, head.num_classes, dtype=torch.long, device=foreground.device)
         if len(classes):
-            image[foreground.bool()] = classes.argmax(dim=1)
+            # SimOTA takes a point for every box, be its IoU 0: the row is then 0 and says no class.
+            image[foreground.bool()] = torch.where(classes.amax(dim=1) > 0, classes.argmax(dim=1), -1)
         labels.append(image)
     return torch.cat(labels)
+
+
+def _roi_labels(results: list[tuple], head: nn.Module, num_images: int) -> Tensor:
+    return results[-1][0]
 
 
 class StudentTargets:
@@ -63,23 +91,23 @@ class StudentTargets:
                     f'{type(student).__name__} samples no proposals in a single RoI head: no record "rois".'
                 )
             extractor.register_forward_hook(self._keep_rois)
-        self._head, self._method, self._read = self._label_source() if 'labels' in self.wanted else (None, '', None)
+        self._head, self._method, self._read = None, '', _roi_labels
+        if 'labels' in self.wanted:
+            self._head, self._method, self._read = self._label_source()
 
-    def _label_source(self) -> tuple[nn.Module, str, Callable | None]:
+    def _label_source(self) -> tuple[nn.Module, str, Callable]:
         roi_head = getattr(self.student, 'roi_head', None)
         if roi_head is not None and not isinstance(roi_head.bbox_head, nn.ModuleList):
-            return roi_head.bbox_head, 'get_targets', None
+            return roi_head.bbox_head, 'get_targets', _roi_labels
         head = getattr(self.student, 'bbox_head', None)
-        if isinstance(head, YOLOXHead):
-            return head, '_get_targets_single', _yolox_labels
-        if isinstance(head, AnchorHead):
-            return head, 'get_targets', _anchor_labels
-        if isinstance(head, FCOSHead):
-            return head, 'get_targets', None
-        raise ValueError(
-            f'The record "labels" is known for single RoI heads and for RetinaNet, ATSS, GFL, FCOS and YOLOX heads, '
-            f'not for {type(head or roi_head).__name__}.'
-        )
+        reader = label_reader(type(head))
+        if reader is None or not head.use_sigmoid_cls:
+            raise ValueError(
+                f'The record "labels" is known for single RoI heads and for RetinaNet, ATSS, GFL, RTMDet, FCOS and '
+                f'YOLOX heads with one sigmoid a class, not for {type(head or roi_head).__name__}'
+                f'{"" if reader is None else " with a softmax"}. Compare features instead (ikd_neck, mkd_neck, frskd).'
+            )
+        return head, *reader
 
     def _keep_rois(self, module: nn.Module, inputs: tuple, outputs: Any) -> None:
         if self._listening:
@@ -107,14 +135,7 @@ class StudentTargets:
 
     def records(self, num_images: int) -> dict[str, Tensor | None]:
         """What was heard in the last forward; None for what nobody wanted or nobody said."""
-        labels = None
-        if self._results:
-            if self._read is not None:
-                labels = self._read(self._results, self._head)
-            elif isinstance(self._head, FCOSHead):
-                labels = _by_level(self._results[-1][0], num_images)
-            else:
-                labels = self._results[-1][0]
+        labels = self._read(self._results, self._head, num_images) if self._results else None
         return dict(rois=self._rois, labels=labels)
 
     def release(self) -> None:
