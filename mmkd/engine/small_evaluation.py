@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from mmkd.engine.full_precision import full_precision
 from mmkd.engine.random_state import preserved_random_state
 
-_BOXES = 'mmkd_boxes'
+_BOXES = 'mmkd/boxes'
 
 
 class NotScorableError(RuntimeError):
@@ -81,7 +81,7 @@ class _BoxCount(BaseMetric):
             self.results.append(None if scores is None else len(scores))
 
     def compute_metrics(self, results: list[int | None]) -> dict[str, int]:
-        return {} if None in results else {_BOXES: sum(results)}
+        return {} if None in results else {'boxes': sum(results)}
 
 
 def first_images(runner: Runner, num_images: int) -> DataLoader[Any]:
@@ -115,7 +115,7 @@ def evaluate_on(runner: Runner, detector: nn.Module, loader: DataLoader[Any]) ->
     evaluator = runner.build_evaluator(copy.deepcopy(runner.cfg.val_evaluator))
     infos = [loader.dataset.get_data_info(i) for i in range(len(loader.dataset))]
     _restrict(evaluator, loader.dataset.metainfo, [info.get('img_id') for info in infos])
-    evaluator.metrics.append(_BoxCount())
+    evaluator.metrics.append(_BoxCount(prefix='mmkd'))
     detector = detector.to(get_device())
     training = [module for module in detector.modules() if module.training]
     detector.eval()

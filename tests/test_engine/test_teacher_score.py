@@ -4,16 +4,21 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import HOOKS
+from mmengine.dataset import Compose
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 
 from mmkd.compat import load_checkpoint_file as load
+from mmkd.engine.hooks import teacher_check_hook
 from mmkd.engine.hooks.teacher_check_hook import TeacherCheckHook, UselessTeacherError
+from mmkd.engine.inspection import inspect_losses
 from mmkd.engine.small_evaluation import evaluate_on, first_images
+from mmkd.engine.subjects import detect, image_pipeline, preprocess, subjects_of
 
 
 def test_the_teachers_whole_score_stands_beside_the_students(distill_config, run, tmp_path):
@@ -42,22 +47,28 @@ def test_a_wrong_number_of_images_for_the_teacher_is_refused(value):
         HOOKS.build(dict(type='mmkd.TeacherCheckHook', num_images=value))
 
 
-@pytest.fixture
-def check(distill_config: Callable[..., Config], tmp_path: Path) -> Callable[..., str]:
-    """Check a random teacher that gives boxes, before a training; returns the log and the runner."""
+class Stage(SimpleNamespace):
+    """What the check needs of a Runner; a real one spends its start on printing the configuration."""
 
-    def start(change: Callable[[Config], None], images: int = 3, **teacher: object) -> tuple[str, Runner]:
+    build_evaluator = Runner.build_evaluator
+
+
+@pytest.fixture
+def check(distill_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, Stage]]:
+    """Check a random teacher that gives boxes, before a training; returns what is said, and the stage."""
+
+    def start(change: Callable[[Config], None], **options: object) -> tuple[str, Stage]:
+        said: list[str] = []
+        monkeypatch.setattr(teacher_check_hook, 'print_log', lambda text, *_, **__: said.append(text))
         cfg = distill_config()
-        for model in (cfg.model.architecture, cfg.model.teacher):
-            model.test_cfg.score_thr = 0.0
-        cfg.work_dir, cfg.log_level = str(tmp_path / 'run'), 'INFO'
+        cfg.model.teacher.test_cfg.update(score_thr=0.0)
         change(cfg)
-        if teacher:
-            cfg.model.teacher = dict(config=cfg.model.teacher, **teacher)
-        runner = Runner.from_cfg(cfg)
-        runner.model._teacher.load()
-        TeacherCheckHook(images).before_train(runner)
-        return next((tmp_path / 'run').rglob('*.log')).read_text(), runner
+        if options:
+            cfg.model.teacher = dict(config=cfg.model.teacher, **options)
+        stage = Stage(cfg=cfg, seed=0, _resume=False, model=MODELS.build(cfg.model))
+        stage.model._teacher.load()
+        TeacherCheckHook(3).before_train(stage)
+        return '\n'.join(said), stage
 
     return start
 
@@ -75,21 +86,26 @@ def test_a_teacher_is_checked_on_several_joined_sets(check):
         one = cfg.val_dataloader.dataset
         cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[dict(one, indices=2), dict(one)])
 
-    log, runner = check(join)
-    assert 'Teacher on 3 validation images: coco/bbox_mAP' in log
-    assert [first_images(runner, n).dataset[-1]['data_samples'].img_id for n in (1, 3)] == [1, 1]
-    runner.cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[], dataset_prefixes=['a', 'b'])
-    TeacherCheckHook(3).before_train(runner)
-    assert 'The teacher is not checked: MultiDatasetsEvaluator' in Path(runner.log_dir).glob('*.log').__next__().read_text()
+    said, stage = check(join)
+    assert 'Teacher on 3 validation images: coco/bbox_mAP' in said
+    loader = first_images(stage, 3)
+    assert [loader.dataset.get_data_info(i)['img_id'] for i in range(3)] == [1, 2, 1]
+
+    def each(cfg: Config) -> None:
+        join(cfg)
+        cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[], dataset_prefixes=['a', 'b'])
+
+    assert check(each)[0].startswith('The teacher is not checked: MultiDatasetsEvaluator')
 
 
-@pytest.mark.parametrize(('blind', 'why'), [(False, 'no object is annotated'), (True, 'no object is annotated')])
-def test_images_without_objects_judge_no_teacher(check, tmp_path, blind, why):
-    def change(cfg: Config) -> None:
-        without_objects(tmp_path, cfg)
-        cfg.model.teacher.test_cfg.score_thr = 2.0 if blind else 0.0
+def test_images_without_objects_judge_no_teacher(check, tmp_path):
+    for threshold in (0.0, 2.0):  # detects something and nothing
 
-    assert f'could not be judged on these images: {why}' in check(change)[0]
+        def change(cfg: Config, threshold: float = threshold) -> None:
+            without_objects(tmp_path, cfg)
+            cfg.model.teacher.test_cfg.score_thr = threshold
+
+        assert 'could not be judged on these images: no object is annotated' in check(change)[0]
 
 
 def test_objects_that_a_teacher_does_not_see_still_stop_the_run(check):
@@ -100,19 +116,24 @@ def test_objects_that_a_teacher_does_not_see_still_stop_the_run(check):
 @pytest.mark.parametrize('format_only', [False, True])
 def test_the_runs_own_prediction_files_are_left_alone(check, tmp_path, format_only):
     prefix = tmp_path / 'mine'
-    log, _ = check(lambda cfg: cfg.val_evaluator.update(outfile_prefix=str(prefix), format_only=format_only))
+    said, _ = check(lambda cfg: cfg.val_evaluator.update(outfile_prefix=str(prefix), format_only=format_only))
     assert not list(tmp_path.glob('mine*'))
-    assert ('could not be judged on these images: the metric gives no number' in log) == format_only
+    assert ('could not be judged on these images: the metric gives no number' in said) == format_only
 
 
-@pytest.mark.parametrize('options', [dict(precision='bf16'), dict(precision='bf16', fold_bn=True, channels_last=True)])
-def test_a_cheap_teacher_is_scored_as_a_whole_detector(check, options):
-    _, runner = check(lambda cfg: None, **options)
-    model, loader = runner.model, first_images(runner, 2)
-    plain = evaluate_on(runner, model.teacher, loader)
+def half_weights(model: torch.nn.Module) -> dict[str, int]:
+    return {name: value.data_ptr() for name, value in model.named_parameters() if value.dtype.itemsize == 2}
+
+
+def test_a_cheap_teacher_is_scored_and_drawn_as_a_whole_detector(check):
+    _, stage = check(lambda cfg: None, precision='bf16', fold_bn=True, channels_last=True)
+    model, loader = stage.model, first_images(stage, 2)
     model._teacher.settle(torch.rand(1, 3, 64, 96), None)
-    halves = {name: value.data_ptr() for name, value in model.teacher.named_parameters() if value.dtype.itemsize == 2}
+    halves = half_weights(model.teacher)
     assert halves
-    assert evaluate_on(runner, model.teacher, loader).boxes == plain.boxes
-    after = {name: value.data_ptr() for name, value in model.teacher.named_parameters() if value.dtype.itemsize == 2}
-    assert after == halves
+    assert evaluate_on(stage, model.teacher, loader).boxes == 200
+    (subject,) = subjects_of(loader.dataset, [0], Compose(image_pipeline(stage.cfg)))
+    assert len(detect(model.teacher, subject).scores) == 100
+    assert half_weights(model.teacher) == halves
+    found = inspect_losses(model, *preprocess(model, subject, subject.truth)[:2])
+    assert {level.teacher.dtype for level in found.losses['loss_ssim']} == {torch.float32}
