@@ -46,10 +46,12 @@ class Tap:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Name of each level: `p3` for stride 8, `s12` for a stride that is no power of two."""
-        return tuple(
+        """Name of each level: `p3` for stride 8, `s12` for a stride that is no power of two, `p4_1` for a second p4."""
+        names = [
             f'p{int(math.log2(stride))}' if stride & (stride - 1) == 0 else f's{stride}' for stride in self.strides
-        )
+        ]
+        before = [names[:i].count(name) for i, name in enumerate(names)]
+        return tuple(f'{name}_{n}' if n else name for name, n in zip(names, before, strict=True))
 
     def select(self, levels: tuple[int, ...]) -> 'Tap':
         """The same record restricted to some of its levels."""
@@ -141,7 +143,7 @@ def reads_teacher(source: Source) -> bool:
 
 
 def select_strides(tap: Tap, strides: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
-    """Levels of a record with the wanted strides (all without a wish).
+    """Levels of a record with the wanted strides, in their order (all levels without a wish).
 
     Raises:
         ValueError: a wanted stride is not there.
@@ -151,21 +153,30 @@ def select_strides(tap: Tap, strides: tuple[int, ...] | None, where: str) -> tup
     for stride in strides:
         if stride not in tap.strides:
             raise ValueError(f'{where} asks for stride {stride}, but its record has the strides {tap.strides}.')
-    return tuple(tap.strides.index(stride) for stride in strides)
+    return tuple(i for stride in strides for i, own in enumerate(tap.strides) if own == stride)
 
 
 def match_levels(student: Tap, teacher: Tap, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Levels of both pyramids that have the same stride, finest first as in the student.
+    """Levels of both pyramids that have the same stride, in the student's order; all of two with the same strides.
 
     Raises:
-        ValueError: no stride is common.
+        ValueError: no stride is common, or one that several levels of a side have.
     """
+    if student.strides == teacher.strides:
+        return (tuple(range(len(student.strides))),) * 2
     common = [stride for stride in student.strides if stride in teacher.strides]
-    if not common or len(set(common)) != len(common):
+    sides = f'the student has {student.strides}, the teacher {teacher.strides}'
+    if not common:
         raise ValueError(
-            f'{where}: no levels match by stride; the student has {student.strides}, the teacher {teacher.strides}. '
+            f'{where}: no levels match by stride; {sides}. '
             'Record other layers, or bring them together with a connector that sees both sides (other=...).'
         )
+    for stride in common:
+        if student.strides.count(stride) + teacher.strides.count(stride) > 2:
+            raise ValueError(
+                f'{where}: several levels have the stride {stride}, so that it says no pairs; {sides}. Record the levels '
+                'that belong together, or take others by strides=.'
+            )
     return tuple(student.strides.index(s) for s in common), tuple(teacher.strides.index(s) for s in common)
 
 

@@ -39,6 +39,20 @@ def test_no_common_stride_is_an_error_that_names_both_sides():
         match_levels(pyramid([8]), pyramid([16]), 'loss_x')
 
 
+def test_levels_of_one_stride_have_names_of_their_own_and_match_by_position():
+    """The last stage of a dilated backbone has the stride of the one before."""
+    dilated = pyramid([8, 16, 16])
+    assert dilated.names == ('p3', 'p4', 'p4_1')
+    assert match_levels(dilated, dilated, 'loss_x') == ((0, 1, 2), (0, 1, 2))
+    assert select_strides(dilated, (16,), 'x') == (1, 2)
+
+
+@pytest.mark.parametrize(('student', 'teacher'), [([8, 16, 16], [8, 16]), ([8, 16], [8, 16, 16])])
+def test_levels_of_one_stride_on_one_side_alone_are_refused(student, teacher):
+    with pytest.raises(ValueError, match='loss_x: several levels have the stride 16'):
+        match_levels(pyramid(student), pyramid(teacher), 'loss_x')
+
+
 def test_wanted_strides_select_levels():
     assert select_strides(pyramid([8, 16, 32]), (32, 8), 'x') == (2, 0)
     with pytest.raises(ValueError, match=r'asks for stride 4.*\(8, 16, 32\)'):
