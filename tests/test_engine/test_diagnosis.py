@@ -76,6 +76,21 @@ def test_readings_go_to_a_file_to_the_visualiser_and_end_in_advice(toy, tmp_path
     assert any('Only 2 readings' in text for text in end['advice'])
 
 
+def test_the_diagnosis_is_kept_where_the_scores_fail(toy, tmp_path, monkeypatch):
+    """It is written before they are asked for, and their failure ends no run."""
+    seen = []
+
+    def fail(self: DiagnosisHook, runner: Runner) -> None:
+        seen.append(json.loads((Path(runner.log_dir) / 'diagnosis.json').read_text())['scores'])
+        raise RuntimeError('no kernel')
+
+    monkeypatch.setattr(DiagnosisHook, '_scores', fail)
+    runner = trained(toy, tmp_path, custom_hooks=[HOOK])
+    log = next(Path(runner.log_dir).glob('*.log')).read_text()
+    assert seen == [None]
+    assert 'could not be scored (RuntimeError: no kernel)' in log
+
+
 def test_can_be_switched_on_from_the_command_line(toy, tmp_path):
     options = dict(default_hooks__diagnosis__type='mmkd.DiagnosisHook', default_hooks__diagnosis__images=0)
     assert list(Path(trained(toy, tmp_path, **options).log_dir).glob('diagnosis.jsonl'))

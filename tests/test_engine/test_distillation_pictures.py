@@ -26,12 +26,12 @@ from mmkd.testing.toy_detectors import toy_detector
 CLASSES = ('circle', 'square', 'triangle', 'cross')
 
 
-def built(method: str, family: str = 'retinanet') -> nn.Module:
-    """The algorithm of a method around a small pair, with random weights."""
+def built(method: str, family: str = 'retinanet', **options: object) -> nn.Module:
+    """The algorithm of a method around a small pair, with random weights; options of the teacher."""
     teacher = None
     if needs_teacher(method):
         network = MODELS.build(toy_detector(family, width=8, channels=24, convs=1))
-        teacher = dict(teacher=network)
+        teacher = dict(teacher=dict(config=network, **options) if options else network)
     student = toy_detector(family, width=8, channels=16, convs=1)
     return MODELS.build(distilled_model(student, method, teacher))
 
@@ -302,3 +302,11 @@ def test_hook_refuses(arguments: dict, says: str, distill_config: Callable, run:
 def test_hook_refuses_a_plain_training(plain_config: Callable, run: Callable, tmp_path: Path):
     with pytest.raises(ValueError, match='this model has no distiller'):
         run(hooked(plain_config()), tmp_path / 'run')
+
+
+def test_a_teacher_in_half_precision_is_shown_as_the_loss_reads_it(subject: Subject) -> None:
+    """MKD's connectors and masks have weights in float32."""
+    model = built('mkd', precision='bf16')
+    inputs, samples, _ = preprocess(model, subject, subject.truth)
+    found = inspect_losses(model, inputs, samples)
+    assert found.losses and all(bool(torch.isfinite(one.teacher).all()) for one in next(iter(found.losses.values())))
