@@ -1,7 +1,6 @@
 """`DetectionDistiller`: which records meet in which loss, through which connectors, with which weight."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import mmkd.compat  # noqa: F401  (makes mmrazor importable)
@@ -14,21 +13,13 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor, nn
 
 from mmkd.models.apart import SavedApart, drawn_apart
+from mmkd.models.distillers.connection import Connection
+from mmkd.models.distillers.loss_precision import compute_loss
 from mmkd.models.distillers.mappings import SIDES, MappingParser
 from mmkd.models.distillers.record_reader import RecordReader
 from mmkd.models.distillers.schedule import WeightSchedule
 from mmkd.models.distillers.tapped_layers import OverwriteWatch, check_layers, spare_output
-from mmkd.models.distillers.wiring import (
-    Source,
-    Tap,
-    all_sources,
-    describe,
-    fill_connector,
-    match_levels,
-    nearest,
-    reads_teacher,
-    select_strides,
-)
+from mmkd.models.distillers.wiring import Source, Tap, all_sources, nearest, reads_teacher
 from mmkd.registry import MODELS
 
 
@@ -145,63 +136,17 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         Raises:
             ValueError: levels or channels that cannot match; names the loss and both sides.
         """
-        plans: dict[str, tuple[Tap | None, Tap | None]] = {}
+        connection = Connection(self.reader, input_size)
         for loss, sources in self.mappings.items():
-            self.mappings[loss] = self._match(loss, sources, input_size, plans)
+            self.mappings[loss] = connection.match(loss, sources)
+        self.taps, self.level_names = connection.taps, connection.level_names
         for name, cfg in self.connector_cfgs.items():
-            if name not in plans:
-                if name in {source.connector for source in all_sources(self.off)}:
-                    continue
+            if name in connection.connectors:
+                self.connectors[name] = connection.build(name, cfg)
+            elif name not in {source.connector for source in all_sources(self.off)}:
                 raise ValueError(f'The connector {name!r} is used by no loss and would never be trained.')
-            self.connectors[name] = self._build_connector(cfg, *plans[name])
         self._try_losses()
         self.release()
-
-    def _match(self, loss: str, sources: dict[str, Source], input_size: tuple[int, int], plans: dict) -> dict:
-        taps = {}
-        for key, source in sources.items():
-            if source.reserved:
-                continue
-            tap = describe(self.reader.record(source, f'{loss}.{key}'), input_size)
-            if tap is not None:
-                levels = select_strides(tap, source.strides, f'{loss}.{key}')
-                taps[key] = tap.select(levels)
-                if tap.pyramid:
-                    sources[key] = replace(source, levels=levels)
-            self.taps[source.from_student, source.recorder] = tap
-        self._match_pair(loss, sources, taps)
-        for key, source in sources.items():
-            if source.connector is not None:
-                other = next((taps[k] for k in taps if k != key), None)
-                if source.other is not None:
-                    other = describe(self.reader.record(source.other, f'{loss}.{key}.other'), input_size)
-                plan = (taps.get(key), other)
-                if plans.setdefault(source.connector, plan)[0] != plan[0]:
-                    raise ValueError(f'The connector {source.connector!r} is used on records of different shape.')
-        # a connector that sees both sides gives one map for each level of the other side
-        both = 'preds_S' in sources and sources['preds_S'].other is not None
-        first = taps.get('preds_T' if both else 'preds_S') or next(iter(taps.values()), None)
-        if first is not None:
-            self.level_names[loss] = first.names
-        return sources
-
-    def _match_pair(self, loss: str, sources: dict[str, Source], taps: dict[str, Tap]) -> None:
-        pair = [key for key in ('preds_S', 'preds_T') if key in taps and taps[key].pyramid]
-        if len(pair) < 2 or any(sources[key].other is not None for key in pair):
-            return
-        chosen = match_levels(taps['preds_S'], taps['preds_T'], loss)
-        for key, levels in zip(pair, chosen, strict=True):
-            kept = sources[key].levels
-            sources[key] = replace(sources[key], levels=tuple(kept[i] for i in levels))
-            taps[key] = taps[key].select(levels)
-
-    def _build_connector(self, cfg: Any, own: Tap | None, other: Tap | None) -> nn.Module:
-        if isinstance(cfg, list | tuple):
-            return nn.Sequential(*(self._build_connector(part, own, other) for part in cfg))
-        cls = ROOT_MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-        if cls is None:
-            raise ValueError(f'No connector is registered as {cfg["type"]!r} (mmkd.* or mmrazor.*).')
-        return ROOT_MODELS.build(fill_connector(cfg, cls, own, other))
 
     def _try_losses(self) -> None:
         """Run every loss that needs records alone once, so that shapes are wrong now and not at iteration 1."""
@@ -214,7 +159,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             kept = {k: s for k, s in sources.items() if not s.reserved}
             try:
                 with torch.no_grad():
-                    self.distill_losses[loss](**self.reader.arguments(kept, {}, loss))
+                    self._compute(loss, self.reader.arguments(kept, {}, loss))
             except (ValueError, RuntimeError, AssertionError, TypeError, IndexError) as error:
                 shapes = {k: self._shape_text(s, loss) for k, s in kept.items()}
                 raise ValueError(f'{loss} does not fit its records {shapes}: {error}') from error
@@ -277,13 +222,16 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             if not self.active(loss):
                 losses[loss] = self._zero
                 continue
-            value = self.distill_losses[loss](**self.reader.arguments(sources, reserved or {}, loss, cache))
+            value = self._compute(loss, self.reader.arguments(sources, reserved or {}, loss, cache))
             losses.update(self._named(loss, value))
         idle = self.idle_parameters()
         if idle:  # several processes need every parameter in the graph of every step
             first = next(iter(losses))
             losses[first] = losses[first] + 0 * sum(p.sum() for p in idle)
         return losses
+
+    def _compute(self, loss: str, arguments: Mapping[str, Any]) -> Any:
+        return compute_loss(self.distill_losses[loss], arguments, self._zero.device)
 
     def _named(self, loss: str, value: Any) -> dict[str, Tensor]:
         factor = self.factors[loss]

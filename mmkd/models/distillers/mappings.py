@@ -45,6 +45,11 @@ class MappingParser:
         self._check_arguments(loss, entries)
         sources = {key: Source.parse(entry, f'loss_forward_mappings.{loss}.{key}') for key, entry in entries.items()}
         for key, source in sources.items():
+            if source.mask is not None and ('preds_S' not in sources or sources['preds_S'].mask is not None):
+                raise ValueError(
+                    f'loss_forward_mappings.{loss}.{key} is a mask for the maps of preds_S, but the loss '
+                    f'{type(self.losses[loss]).__name__} has {", ".join(k for k in entries if k != key)} instead.'
+                )
             self._check_names(source, f'loss_forward_mappings.{loss}.{key}')
         return sources
 

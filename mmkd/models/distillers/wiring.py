@@ -84,7 +84,7 @@ class Source:
         data_idx: which element, if a record is a tuple.
         connector: name of the connector that the record passes.
         connector_idx: which element of what the connector gives.
-        other: the record of the other side, for a connector that sees both.
+        other: the record of the other side as it is, for a connector that sees both.
         strides: keep only the levels of these strides, in px.
         mask: name of the mask that makes this argument from data samples (alone, with none of the others).
     """
@@ -106,7 +106,7 @@ class Source:
 
         Raises:
             TypeError: the entry is not a dictionary, or a value has the wrong type.
-            ValueError: unknown key, or a recorder or side is missing.
+            ValueError: unknown key, a recorder or side is missing, or keys that do not go together.
         """
         if not isinstance(entry, Mapping):
             raise TypeError(f'{where} must be a dict, got {entry!r}.')
@@ -119,8 +119,14 @@ class Source:
             raise ValueError(f'{where} needs a recorder, got {dict(entry)}.')
         if values.get('recorder') not in (None, *RESERVED) and not isinstance(values.get('from_student'), bool):
             raise TypeError(f'{where} needs from_student=True or False, got {values.get("from_student")!r}.')
+        if 'mask' in values and len(values) > 1:
+            raise ValueError(f'{where} is made by a mask: mask= stands alone, got {dict(entry)}.')
         if values.get('other') is not None:
-            values['other'] = cls.parse(values['other'], f'{where}.other')
+            values['other'] = other = cls.parse(values['other'], f'{where}.other')
+            if values.get('connector') is None:
+                raise ValueError(f'{where} has other=, but no connector that could see both sides.')
+            if any(part is not None for part in (other.mask, other.other, other.connector)):
+                raise ValueError(f'{where}.other comes as it was recorded: no connector, other or mask of its own.')
         if values.get('strides') is not None:
             values['strides'] = tuple(values['strides'])
         return cls(**values)
@@ -174,8 +180,8 @@ def match_levels(student: Tap, teacher: Tap, where: str) -> tuple[tuple[int, ...
     for stride in common:
         if student.strides.count(stride) + teacher.strides.count(stride) > 2:
             raise ValueError(
-                f'{where}: several levels have the stride {stride}, so that it says no pairs; {sides}. Record the levels '
-                'that belong together, or take others by strides=.'
+                f'{where}: several levels have the stride {stride}, so that it says no pairs; {sides}. Record the '
+                'levels that belong together, or take others by strides=.'
             )
     return tuple(student.strides.index(s) for s in common), tuple(teacher.strides.index(s) for s in common)
 

@@ -4,9 +4,17 @@ import copy
 
 import pytest
 from mmengine.registry import MODELS
+from torch import nn
 
 SSIM = dict(type='mmkd.SSIMLoss', data_range=1.0)
 STUDENT = dict(from_student=True, recorder='neck')
+
+
+class OtherNames(nn.Module):
+    """A loss whose arguments have other names than this project's."""
+
+    def forward(self, s_feature, mask):
+        return (s_feature * mask).mean()
 
 
 def config(**changes):
@@ -86,3 +94,11 @@ def test_a_loss_built_with_weight_zero_leaves_no_recorder_and_refuses_a_later_we
     distiller.distill_losses['loss_feat'].loss_weight = 1.0
     with pytest.raises(ValueError, match='was built with loss_weight=0 and is not wired'):
         distiller.begin_step(0, 0)
+
+
+def test_a_mask_needs_the_maps_of_the_student():
+    """MMRazor's FBKDLoss has no preds_S: before, a bare KeyError in the first iteration."""
+    cfg = config(masks=dict(gauss=dict(type='mmkd.GaussianMask')), distill_losses=dict(loss_feat=dict(type=OtherNames)))
+    cfg['loss_forward_mappings'] = dict(loss_feat=dict(s_feature=STUDENT, mask=dict(mask='gauss')))
+    with pytest.raises(ValueError, match='loss_feat.mask is a mask for the maps of preds_S, .* has s_feature instead'):
+        MODELS.build(cfg)

@@ -77,6 +77,9 @@ def test_channels_that_are_given_stay():
     assert (filled['in_channels'], filled['out_channels']) == (5, (32, 32))
 
 
+RECORD = dict(recorder='neck', from_student=True)
+
+
 @pytest.mark.parametrize(
     ('entry', 'error', 'message'),
     [
@@ -88,6 +91,14 @@ def test_channels_that_are_given_stay():
             "unknown key 'recorder_idx'; nearest: record",
         ),
         ('neck', TypeError, "x must be a dict, got 'neck'"),
+        (dict(mask='gauss', strides=[8]), ValueError, 'x is made by a mask: mask= stands alone'),
+        (dict(RECORD, other=RECORD), ValueError, 'x has other=, but no connector'),
+        (
+            dict(RECORD, connector='c', other=dict(RECORD, connector='d')),
+            ValueError,
+            'x.other comes as it was recorded',
+        ),
+        (dict(RECORD, connector='c', other=dict(mask='gauss')), ValueError, 'x.other comes as it was recorded'),
     ],
 )
 def test_refuses_entries_that_say_too_little_or_too_much(entry, error, message):
