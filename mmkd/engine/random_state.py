@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def get_random_state(*, cuda: bool = True) -> dict[str, Any]:
@@ -23,6 +24,18 @@ def get_random_state(*, cuda: bool = True) -> dict[str, Any]:
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else [],
     )
+
+
+def on_cpu(state: Any) -> Any:
+    """The same nest of dictionaries, lists and tuples with every tensor on the CPU.
+
+    MMEngine loads a checkpoint to the GPU, from where a loader's forked worker could not fetch its state.
+    """
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    return type(state)(map(on_cpu, state)) if isinstance(state, list | tuple) else state
 
 
 def set_random_state(state: dict[str, Any], *, cuda: bool = True) -> None:

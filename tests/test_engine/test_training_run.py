@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import torch
 from mmdet.apis import init_detector
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 
 from mmkd import compat
-from mmkd.engine.hooks.distill_checkpoint_hook import ResumeError
+from mmkd.engine.hooks.distill_checkpoint_hook import DistillCheckpointHook, ResumeError
 from mmkd.engine.hooks.teacher_check_hook import UselessTeacherError
 from mmkd.engine.student_config import student_config
 
@@ -96,8 +98,37 @@ def test_resuming_inside_an_epoch_works_with_the_iteration_loop(distill_config, 
     assert equal(whole['mmkd'], resumed['mmkd'])
 
 
-def test_workers_that_live_through_epochs_go_on_where_they_were(distill_config, run, tmp_path):
-    """MMDetection's default, `persistent_workers=True`: flips and sampled proposals as without interruption."""
+class OnGpu(torch.Tensor):
+    """As tensors are that MMEngine loads to a GPU: a forked process cannot fetch them."""
+
+    main = os.getpid()
+
+    def cpu(self) -> torch.Tensor:
+        if os.getpid() != OnGpu.main:
+            raise RuntimeError('Cannot re-initialize CUDA in forked subprocess.')
+        return self.as_subclass(torch.Tensor)
+
+
+def loaded_to_a_gpu(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: loaded_to_a_gpu(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [loaded_to_a_gpu(child) for child in value]
+    return value.as_subclass(OnGpu) if isinstance(value, torch.Tensor) else value
+
+
+def test_workers_that_live_through_epochs_go_on_where_they_were(distill_config, run, tmp_path, monkeypatch):
+    """MMDetection's default, `persistent_workers=True`: flips and sampled proposals as without interruption.
+
+    MMEngine resumes with the checkpoint's tensors on the GPU, if there is one; the workers must not get them there.
+    """
+    restore = DistillCheckpointHook.after_load_checkpoint
+
+    def load_to_a_gpu(self: DistillCheckpointHook, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['mmkd']['rng'] = loaded_to_a_gpu(checkpoint['mmkd']['rng'])
+        restore(self, runner, checkpoint)
+
+    monkeypatch.setattr(DistillCheckpointHook, 'after_load_checkpoint', load_to_a_gpu)
     cfg = distill_config('faster-rcnn', epochs=2)
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     whole, resumed = interrupted(cfg, run, tmp_path, keep='epoch_1.pth')

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmkd import __version__
 from mmkd.engine.loader_state import LoadingState
-from mmkd.engine.random_state import get_random_state, set_random_state
+from mmkd.engine.random_state import get_random_state, on_cpu, set_random_state
 from mmkd.engine.resumed_rates import scale_learning_rates
 from mmkd.engine.student_config import student_config
 from mmkd.registry import HOOKS
@@ -56,7 +56,7 @@ class DistillCheckpointHook(Hook):
         self._spare_idle(runner)
         self._loading = LoadingState(runner)
         if self._resumed is not None:
-            self._loading.restore(self._resumed['rng'][runner.rank])
+            self._loading.restore(self._resumed)
             self._resumed = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -142,7 +142,7 @@ class DistillCheckpointHook(Hook):
                 for name, module in hook.ema_model.module.apart_modules().items():
                     if f'ema_{name}' in saved:
                         module.load_saved_state(saved[f'ema_{name}'])
-        self._resumed = saved if len(saved['rng']) == get_world_size() else None
+        self._resumed = on_cpu(saved['rng'][runner.rank]) if len(saved['rng']) == get_world_size() else None
         if saved['world_size'] != get_world_size():
             ratio = scale_learning_rates(runner, checkpoint)
             print_log(
