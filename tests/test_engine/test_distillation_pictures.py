@@ -310,3 +310,11 @@ def test_a_teacher_in_half_precision_is_shown_as_the_loss_reads_it(subject: Subj
     inputs, samples, _ = preprocess(model, subject, subject.truth)
     found = inspect_losses(model, inputs, samples)
     assert found.losses and all(bool(torch.isfinite(one.teacher).all()) for one in next(iter(found.losses.values())))
+
+
+@pytest.mark.parametrize('method', ['ssim', 'mssd'])
+def test_the_teachers_images_go_where_the_model_goes(method: str) -> None:
+    """MMEngine tells preprocessors their device by walking the children, and the teacher is none."""
+    model = built(method).to('meta')
+    for network in (model.architecture, getattr(model, 'teacher', model.architecture)):
+        assert network.data_preprocessor.device.type == 'meta'

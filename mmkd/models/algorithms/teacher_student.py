@@ -86,6 +86,11 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         self.teacher._apply(fn)
         return self
 
+    def _set_device(self, device: torch.device) -> None:
+        """Where images go: MMEngine tells the children's preprocessors, and the teacher is no child."""
+        super()._set_device(device)
+        self.teacher._set_device(device)
+
     def init_weights(self) -> None:
         """Initialise the student as without distillation, load the teacher, hand down what is inherited."""
         super().init_weights()
