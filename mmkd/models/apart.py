@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 
@@ -46,13 +47,14 @@ def own_randomness(seed_offset: int = 0x6D6B6B64) -> Iterator[None]:
 def drawn_apart(method: Callable) -> Callable:
     """Decorator of a method that may draw random numbers, such as the masks of MMRazor's `MGDConnector`.
 
-    They are a function of the run's seed and of `self.step`, so that they change from step to step, are the same after
-    a resume, and leave the student's random numbers (sampled boxes, dropout) as they are without distillation.
+    They are a function of the run's seed, of `self.step` and of the process, so that they change from step to step,
+    differ between the images of two processes, are the same after a resume, and leave the student's random numbers
+    (sampled boxes, dropout) as they are without distillation.
     """
 
     @wraps(method)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with own_randomness(0x6D6B6B65 + self.step):
+        with own_randomness(0x6D6B6B65 + self.step * get_world_size() + get_rank()):
             return method(self, *args, **kwargs)
 
     return wrapped

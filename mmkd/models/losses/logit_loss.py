@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from mmkd.functional.dense import flatten_levels, infer_num_classes
@@ -49,6 +50,8 @@ class LogitLoss(nn.Module):
         super().__init__()
         if mode not in ('softmax', 'sigmoid'):
             raise ValueError(f"mode must be 'softmax' or 'sigmoid', got {mode!r}.")
+        # Without labels every row counts as 1: refused only where the user asked for another weight.
+        self._needs_labels = foreground_weight != 1 or background_weight not in (None, 1)
         if background_weight is None:
             background_weight = 1.0 if mode == 'softmax' else 0.0
         if min(foreground_weight, background_weight) < 0:
@@ -80,14 +83,14 @@ class LogitLoss(nn.Module):
             mask: not used; must be None.
             labels: (P,) class of each row, image-major for maps.
             avg_factor: divisor. None means the mean over all processes of the number of foreground rows (sigmoid with
-                labels), or of the number of rows that are not left out (otherwise); at least 1.
+                labels), or of the number of rows that are not left out (otherwise); at least 1 row in all processes.
 
         Returns:
             Scalar, at least float32; 0 that still depends on `preds_S` where no row counts.
 
         Raises:
             TypeError: predictions are neither tensors nor sequences of tensors.
-            ValueError: shapes or labels do not fit, or `mask` is given.
+            ValueError: shapes or labels do not fit, `mask` is given, or weights that need labels come without.
         """
         refuse_unused(self, mask=mask)
         student, teacher = self._rows(preds_S, preds_T, labels)
@@ -95,7 +98,7 @@ class LogitLoss(nn.Module):
             student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
             weights = self._row_weights(student, labels)
             if avg_factor is None:
-                avg_factor = mean_over_ranks(self._count(student, labels)).clamp(min=1)
+                avg_factor = mean_over_ranks(self._count(student, labels)).clamp(min=1 / get_world_size())
             kept = weights > 0
             chosen = None if labels is None else labels[kept]
             values = self.rowwise(student[kept], teacher[kept], chosen) * weights[kept]
@@ -122,7 +125,7 @@ class LogitLoss(nn.Module):
 
     def _row_weights(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
-            if self.foreground_weight != 1 or self.background_weight not in (0, 1):
+            if self._needs_labels:
                 raise ValueError('Weights for foreground and background need labels=.')
             return logits.new_ones(len(logits))
         background = self._background(logits)

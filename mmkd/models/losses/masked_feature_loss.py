@@ -28,7 +28,7 @@ class MaskedFeatureLoss(FeatureLoss):
             so that several processes equal one); `none`: features as they are (FitNet's mean square error).
         background_weight: w_bg, >= 0.
         gate: the mask acts on the target instead: the student's whole map is drawn towards
-            `T (M + w_bg (1 - M))`, that is, to respond where the objects are.
+            `T (M + w_bg (1 - M))`, that is, to respond where the objects are; an image whose mask is empty gives 0.
         eps: added to the variance, > 0; a constant channel, as on a map of one cell, becomes 0.
         loss_weight: scale of the loss, >= 0.
 
@@ -111,7 +111,8 @@ class MaskedFeatureLoss(FeatureLoss):
             gate = mask + self.background_weight * (1 - mask)
             if gate.shape != (len(teacher), 1, *teacher.shape[2:]):
                 raise ValueError(f'mask {tuple(mask.shape)} does not fit features {tuple(teacher.shape)}.')
-            return self.elementwise(student, teacher * gate.to(teacher.dtype)).mean()
+            values = self.elementwise(student, teacher * gate.to(teacher.dtype))
+            return (values * (gate.amax(dim=(1, 2, 3), keepdim=True) > 0)).mean()
         values = self.elementwise(student, teacher)
         loss = weighted_mean(values, mask, avg_factor)
         if mask is None or self.background_weight == 0:

@@ -181,6 +181,19 @@ def test_positives_are_averaged_over_processes(cls, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(sum(parts) / 2, whole)
 
 
+@pytest.mark.parametrize('cls', LOSSES)
+def test_one_positive_in_two_processes_counts_whole(cls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of 1 and 0 positives is below 1; to take 1 for it would halve the loss."""
+    student, teacher = draw(8, 3)
+    labels = torch.tensor([0, 3, 3, 3, 3, 3, 3, 3])
+    loss = cls(mode='sigmoid')
+    whole = loss(student, teacher, labels=labels)
+    monkeypatch.setattr(logit_loss, 'mean_over_ranks', lambda count: torch.tensor(0.5, dtype=count.dtype))
+    monkeypatch.setattr(logit_loss, 'get_world_size', lambda: 2, raising=False)
+    parts = [loss(student[part], teacher[part], labels=labels[part]) for part in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(parts) / 2, whole)
+
+
 REFUSED = [
     (dict(mask=torch.ones(1, 1, 1, 1), labels=torch.zeros(2, dtype=torch.long)), 'cannot use mask'),
     (dict(labels=torch.zeros(3, dtype=torch.long)), r'labels must be \(2,\)'),
@@ -218,9 +231,15 @@ def test_decoupled_loss_needs_labels() -> None:
         DecoupledLogitLoss(mode='softmax')(torch.zeros(2, 3), torch.zeros(2, 3))
 
 
-def test_weights_of_foreground_need_labels() -> None:
-    with pytest.raises(ValueError, match='need labels='):
-        SoftTargetLoss(mode='softmax', foreground_weight=2.0)(torch.zeros(2, 3), torch.zeros(2, 3))
+@pytest.mark.parametrize(
+    'weights', [dict(foreground_weight=2.0), dict(background_weight=0.5), dict(background_weight=0.0)]
+)
+def test_weights_of_foreground_and_background_need_labels(weights: dict) -> None:
+    rows = draw(2, 3)
+    for mode in ('softmax', 'sigmoid'):
+        with pytest.raises(ValueError, match='need labels='):
+            SoftTargetLoss(mode=mode, **weights)(*rows)
+        assert SoftTargetLoss(mode=mode)(*rows) == SoftTargetLoss(mode=mode, background_weight=1.0)(*rows) > 0
 
 
 @pytest.mark.parametrize(

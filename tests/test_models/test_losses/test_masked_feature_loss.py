@@ -128,6 +128,17 @@ def test_gate_compares_the_whole_map_with_the_masked_target():
     assert MaskedFeatureLoss(gate=True)(student, student.clone(), mask=mask) > 0.01
 
 
+def test_gate_leaves_images_without_objects_alone():
+    """Beside an image with objects, whose share of the loss stays what it was."""
+    student, teacher, mask = pair()
+    mask = mask * torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1)
+    loss = MaskedFeatureLoss(gate=True)(student.requires_grad_(), teacher, mask=mask)
+    loss.backward()
+    assert not student.grad[1].any() and student.grad[0].any()
+    alone = MaskedFeatureLoss(gate=True)(student[:1], teacher[:1], mask=mask[:1])
+    torch.testing.assert_close(loss, alone / 2)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32(dtype):
     student, teacher, mask = pair(torch.float32)
