@@ -14,7 +14,7 @@ from which another machine goes on. Read docs/comparing.md before believing a di
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -83,6 +83,11 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='of --data, such as test: when all runs are finished, each is scored on it too, once',
     )
+    more.add_argument(
+        '--diagnose',
+        action='store_true',
+        help='measure gradients and similarities of every distillation in its first run (docs/diagnosis.md)',
+    )
     more.add_argument('--report-only', action='store_true', help='train nothing; report on what is finished')
     options = check_options(parser, parser.parse_args(argv))
     if options.families and (options.student, options.teacher) != (
@@ -119,13 +124,15 @@ def comparisons(options: argparse.Namespace) -> list[Comparison]:
     work_dir, data = options.work_dir.resolve(), load_data(options)
     final = _final_split(options) if options.final_split else None
     if not options.families:
-        return [Comparison('', build_experiment(options, data), Place(work_dir, options.store, command, final))]
+        experiment = replace(build_experiment(options, data), diagnose=options.diagnose)
+        return [Comparison('', experiment, Place(work_dir, options.store, command, final))]
     found = []
     for family in options.families:
         student, teacher = PAIRS[family]
         own = argparse.Namespace(**{**vars(options), 'student': student, 'teacher': teacher})
         store = options.store and options.store.with_stem(f'{options.store.stem}_{family}')
-        found.append(Comparison(family, build_experiment(own, data), Place(work_dir / family, store, command, final)))
+        experiment = replace(build_experiment(own, data), diagnose=options.diagnose)
+        found.append(Comparison(family, experiment, Place(work_dir / family, store, command, final)))
     return found
 
 

@@ -19,6 +19,8 @@ from mmkd.testing.methods import TEACHER, distilled_model, is_plain, needs_teach
 from mmkd.testing.recipe import Schedule, training_config
 from mmkd.testing.runs import ExperimentError, Run, read_json, write_json
 
+READINGS = 16  # of a diagnosis over a run
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -32,6 +34,8 @@ class Experiment:
         seeds: Of every arm but the teacher, whose seed is the first of them.
         schedule: Of every arm, the teacher included unless `teacher_schedule` is given.
         teacher_schedule: Of the teacher.
+        diagnose: Measure what each distillation does (`mmkd.DiagnosisHook`) in the runs of the first seed; weights and
+            scores are the same with and without.
     """
 
     data: DetectionData
@@ -41,6 +45,7 @@ class Experiment:
     seeds: tuple[int, ...]
     schedule: Schedule
     teacher_schedule: Schedule | None = None
+    diagnose: bool = False
 
     def arms(self) -> dict[str, Arm]:
         """The arms by name."""
@@ -159,6 +164,9 @@ def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | Non
     cfg = training_config(model, experiment.data, schedule, run.seed)
     if needs_teacher(method):  # the teacher has been scored on the whole split, and its score is in the table
         cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)
+    if experiment.diagnose and run.seed == experiment.seeds[0] and run.arm != TEACHER and not is_plain(method):
+        steps = schedule.epochs * -(-experiment.data.counts[0] // schedule.batch)
+        cfg.custom_hooks = [dict(type='mmkd.DiagnosisHook', interval=max(1, steps // READINGS), images=0)]
     return cfg
 
 

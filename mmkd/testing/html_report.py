@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from mmkd.testing.diagnosis_table import diagnosis_rows
 from mmkd.testing.methods import PLAIN, TEACHER
 from mmkd.testing.tables import caption, notes, table_rows
 from mmkd.visualization.svg_plots import SERIES, interval_plot, line_plot
@@ -71,6 +72,9 @@ def _section(results: dict) -> str:
     parts = [f'<h2>{escape(pair)}</h2>', f'<p>{escape(caption(results))}.</p>', _warnings(results)]
     parts += ['<h3>Scores</h3>', _table(*table_rows(results)), _paragraphs(notes(results)[2:])]
     parts += [_differences(results), _curves(results)]
+    heads, body = diagnosis_rows(results)
+    if body:
+        parts.append(_folded('What each distillation did', _table(heads, body), folded=True))
     parts += ['<h3>Each seed</h3>', _table(*_by_seed(results)), '<h3>Setting</h3>', _setting(results)]
     return ''.join(parts)
 

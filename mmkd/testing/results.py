@@ -25,7 +25,7 @@ _KEPT = (
     'parameters',
 )
 _KEPT += ('initial_sha256', 'batches_sha256', 'weights_sha256', 'teacher_sha256')
-_KEPT += ('resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished')
+_KEPT += ('diagnosis', 'resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished')
 _OF_THE_ARM = ('method', 'file', 'options', 'epochs', 'clock', 'as', 'ratio')
 
 

@@ -5,6 +5,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from mmkd.testing.diagnosis_table import diagnosis_rows
 from mmkd.testing.methods import PLAIN, TEACHER
 
 
@@ -127,7 +128,11 @@ def notes(results: dict) -> list[str]:
 def markdown(results: dict) -> str:
     """The table for a page of the docs, with everything a reader needs to judge it."""
     lines = _markdown_table(*table_rows(results))
+    heads, body = diagnosis_rows(results)
     texts = notes(results)
+    if body:
+        texts.append('What each distillation did ([columns](diagnosis.md#what-is-measured)):')
+        texts.append('\n'.join(_markdown_table(heads, body)))
     if results['unfair']:
         texts.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
     if results['setting']['command']:

@@ -76,6 +76,9 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
         'hardware': hardware_class(),
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
+    diagnosis = read_json(Path(runner.log_dir) / 'diagnosis.json')
+    if diagnosis:
+        result['diagnosis'] = diagnosis['losses']
     teacher = (read_json(folder / 'arm.json') or {}).get('teacher_sha256')
     if teacher:
         result['teacher_sha256'] = teacher

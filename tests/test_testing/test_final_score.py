@@ -29,7 +29,8 @@ def test_finished_runs_are_scored_once_and_as_their_last_epoch_was(data, tmp_pat
     model = toy_detector('retinanet', num_classes=7, width=8, channels=16, convs=1)
     model.test_cfg.score_thr = 0.0  # so that there are detections without training
     Config(dict(model=model.to_dict())).dump(detector)
-    words = ['--data', data, '--scale', 64, 48, '--epochs', 1, '--seeds', 0, '--methods', 'plain', '--jobs', 1]
+    words = ['--data', data, '--scale', 64, 48, '--epochs', 1, '--seeds', 0, '--methods', 'plain', 'ssim', '--jobs', 1]
+    words += ['--no-plain-time', '--diagnose']
     words += ['--student', detector, '--teacher', detector]
     words += ['--store', tmp_path / 'store.json', '--work-dir', tmp_path / 'work']
     words = [str(word) for word in words]
@@ -43,6 +44,10 @@ def test_finished_runs_are_scored_once_and_as_their_last_epoch_was(data, tmp_pat
         found = row['metrics']
         assert found['AP50'] > 0
         assert (found['AP test'], found['AP50 test']) == (found['AP'], found['AP50'])
+
+    (diagnosed,) = (row for row in store['runs'] if 'diagnosis' in row)
+    assert diagnosed['arm'] == 'ssim'
+    assert [(one['name'], one['weight']) for one in diagnosed['diagnosis']] == [('loss_ssim', 4.0)]
 
     def again(*_):
         raise AssertionError('scored twice')

@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from mmkd.testing.html_report import html_page
 from mmkd.testing.report import main, write_section
 from mmkd.testing.results import summarise, teacher_note
 from mmkd.testing.tables import markdown, print_table, short_rows, table_rows
@@ -46,6 +47,15 @@ def test_a_teacher_that_is_no_better_than_plain_is_named(score, said):
     rows = [_row('teacher', 0, score), *(_row('plain', seed, 0.30 + 0.02 * seed) for seed in range(3))]
     assert ('no better than the plain student' in teacher_note(rows)) == said
     assert teacher_note(rows[1:]) == teacher_note(rows[:1]) == ''
+
+
+def test_what_a_distillation_did_is_shown_where_it_was_measured(results):
+    assert 'gradient / task' not in markdown(results) + html_page([results])
+    found = dict(name='loss_ssim', readings=16, weight=4.0, share=0.25, cosine=-0.5, negative=1.0)
+    found |= dict(similarity=[0.1, 0.75], before=[None, None], value=[2.0, 1.0])
+    results['runs'][4]['diagnosis'] = [found]
+    assert '| ssim, seed 0 | loss_ssim | 4 | 0.25 | -0.5 | 0.1 -> 0.75 | - | 2 -> 1 |' in markdown(results)
+    assert 'gradient / task' in html_page([results])
 
 
 def test_scores_that_are_percentages_are_not_multiplied_again(results):
