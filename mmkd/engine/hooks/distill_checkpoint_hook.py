@@ -65,13 +65,11 @@ class DistillCheckpointHook(Hook):
             self._loading.first_batch()
 
     def _spare_idle(self, runner: Runner) -> None:
-        """Weight decay and momentum would move connectors whose losses are off: their zero gradients are dropped."""
-        distiller = getattr(self._model(runner), 'distiller', None)
-        if not hasattr(distiller, 'idle_parameters'):
-            return
+        """Weight decay and momentum would move what is not trained in a step: its zero gradients are dropped."""
+        model = self._model(runner)
 
         def drop(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            for parameter in distiller.idle_parameters():
+            for parameter in model.idle_parameters():
                 parameter.grad = None
 
         wrapper = runner.optim_wrapper

@@ -92,6 +92,12 @@ class GrownTeacher(SavedApart):
         """Whether a layer of the RoI head is recorded, so that the student's proposals are needed."""
         return bool(self._on_rois)
 
+    def follow(self, student: nn.Module) -> None:
+        """Take over what hooks have switched on the student: `YOLOXModeSwitchHook` sets `use_l1` of its head."""
+        head, own = getattr(student, 'bbox_head', None), getattr(self.model, 'bbox_head', None)
+        if hasattr(head, 'use_l1') and hasattr(own, 'use_l1'):
+            own.use_l1 = head.use_l1
+
     def run(self, features: Any, inputs: Tensor, data_samples: list) -> tuple[dict[str, Any], Any]:
         """The self-teacher's own losses on the ground truth, and the features its head read."""
         self.model.backbone.give(features)

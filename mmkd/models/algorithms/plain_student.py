@@ -95,6 +95,11 @@ class PlainStudentAlgorithm(BaseAlgorithm):
         """The modules that are saved beside the student's `state_dict`."""
         return {name: module for name, module in self._modules.items() if isinstance(module, SavedApart)}
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Parameters beside the student that no loss of this step trains: the optimiser must leave them alone."""
+        distiller = self._modules.get('distiller')
+        return distiller.idle_parameters() if hasattr(distiller, 'idle_parameters') else []
+
     def init_weights(self) -> None:
         """Initialise the student as without distillation, then the rest from mmkd's own random state."""
         self.architecture.init_weights()

@@ -86,6 +86,11 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         self.distiller.connect(PROBE_SIZE)
         self.student_targets.release()
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """As the base class, and those of a self-teacher that is not trained."""
+        own = list(self.self_teacher.parameters()) if self.self_teacher_weight == 0 else []
+        return super().idle_parameters() + own
+
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
         """One training step's losses: `student.*` as without distillation, `self_teacher.*` and `distill.*`.
 
@@ -123,6 +128,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         own: dict[str, Any] = {}
         if trained or teaches:
             seed = STEP_SEED + training_progress()[1]
+            self.self_teacher.follow(self.architecture)
             with self.distiller.teacher_recorders if teaches else nullcontext(), torch.set_grad_enabled(trained):
                 with own_randomness(seed):
                     own, refined = self.self_teacher.run(features, inputs, data_samples)

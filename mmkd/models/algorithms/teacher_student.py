@@ -1,7 +1,7 @@
 """`TeacherStudentDistill`: a student detector learns from a frozen teacher beside its own loss."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd.models.algorithms.dry_student import prefixed, probe_student
 from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
+from mmkd.models.algorithms.roi_forward import PREFIX
 from mmkd.models.algorithms.teacher import Teacher
 from mmkd.models.apart import own_randomness
 from mmkd.registry import MODELS
@@ -76,8 +77,8 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
         with self.distiller.teacher_recorders:
             features = self._teacher.tap(self.distiller.module_sources(from_student=False), inputs)
-            self.student_targets = probe_student(self.architecture, self.distiller, inputs)
-            self._teacher.run_on(features, self.student_targets.records(1)['rois'])
+        self.student_targets = probe_student(self.architecture, self.distiller, inputs)
+        self._run_on_rois(features, num_images=1)
         self.distiller.connect(PROBE_SIZE)
         self.student_targets.release()
 
@@ -112,14 +113,14 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         features = None
         if needs_teacher and not self._teacher.settled:
             self._teacher.settle(self._renormalise(inputs, data_samples), data_samples)
-        with self.distiller.teacher_recorders if needs_teacher else nullcontext():
-            if needs_teacher:
-                with self.clock.part('teacher'):
-                    features = self._teacher.run(self._renormalise(inputs, data_samples), data_samples)
-            losses = self._run_student(inputs, data_samples)
-            if needs_teacher:
-                with self.clock.part('teacher'):
-                    self._finish_teacher(features, len(inputs))
+        if needs_teacher:
+            # Closed before the student runs: recorders of functions and methods hear whoever calls them.
+            with self.clock.part('teacher'), self.distiller.teacher_recorders:
+                features = self._teacher.run(self._renormalise(inputs, data_samples), data_samples)
+        losses = self._run_student(inputs, data_samples)
+        if needs_teacher:
+            with self.clock.part('teacher'):
+                self._finish_teacher(features, len(inputs))
         reserved = dict(self.student_targets.records(len(inputs)), data_samples=data_samples)
         with self.clock.part('distill'):
             distilled = self.distiller.compute_distill_losses(reserved)
@@ -129,9 +130,17 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
 
     def _finish_teacher(self, features: Any, num_images: int) -> None:
         """What needs the student's proposals, and records as the losses expect them."""
-        self._teacher.run_on(features, self.student_targets.records(num_images)['rois'])
+        self._run_on_rois(features, num_images)
         if self._teacher.options:
             self.distiller.reader.convert(False, self._teacher.options.restore)
+
+    def _run_on_rois(self, features: Any, num_images: int) -> None:
+        """Record the teacher's RoI head, if it is wanted, on the student's proposals; the other records stay."""
+        with ExitStack() as stack:
+            for recorder in self.distiller.teacher_recorders.recorders.values():
+                if recorder.source.startswith(PREFIX):
+                    stack.enter_context(recorder)
+            self._teacher.run_on(features, self.student_targets.records(num_images)['rois'])
 
     def _run_student(self, inputs: Tensor, data_samples: list) -> dict[str, Any]:
         if not any(self.distiller.active(loss) for loss in self.distiller.mappings):

@@ -1,13 +1,16 @@
 """`SelfTeacherDistill` on real MMDetection detectors, in small, and on a classifier."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 
+from mmkd.engine.hooks.distill_checkpoint_hook import DistillCheckpointHook
 from mmkd.testing.methods import config_root
 
 from .conftest import FAMILIES, batch, losses_of, small
@@ -229,3 +232,24 @@ def test_refuses_what_does_not_fit():
         build('retinanet', self_teacher_weight=-1.0)
     with pytest.raises(TypeError, match='architecture must be a config'):
         build('retinanet', architecture=MODELS.build(small('retinanet')))
+
+
+def test_the_self_teacher_follows_the_mode_of_yolox():
+    """`YOLOXModeSwitchHook` switches the L1 loss on at the student's head alone."""
+    model = build('yolox')
+    assert 'self_teacher.loss_l1' not in losses_of(model, batch())
+    model.bbox_head.use_l1 = True
+    losses = losses_of(model, batch())
+    assert losses['student.loss_l1'] > 0 and losses['self_teacher.loss_l1'] > 0
+
+
+def test_a_self_teacher_that_is_not_trained_does_not_decay():
+    model = build('retinanet', self_teacher_weight=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5, momentum=0.9)
+    DistillCheckpointHook()._spare_idle(SimpleNamespace(model=model, optim_wrapper=OptimWrapper(optimizer)))
+    before = copy.deepcopy(model.self_teacher).saved_state()
+    model.parse_losses(losses_of(model, batch()))[0].backward()
+    student = model.neck.fpn_convs[0].conv.weight.clone()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in model.self_teacher.saved_state().items())
+    assert not torch.equal(model.neck.fpn_convs[0].conv.weight, student)

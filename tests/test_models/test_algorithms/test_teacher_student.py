@@ -147,6 +147,22 @@ def test_a_loss_that_is_off_keeps_its_connectors_in_the_graph():
     assert {id(p) for p in model.distiller.idle_parameters()} == {id(p) for p in model.distiller.parameters()}
 
 
+def test_recorders_of_the_teachers_functions_do_not_hear_the_student():
+    """MMRazor replaces the method for everyone while its recorder is open."""
+    method = dict(type='MethodOutputs', source='mmdet.models.necks.fpn.FPN.forward')
+    neck = dict(type='ModuleOutputs', source='neck')
+    model = build_algorithm('retinanet', neck_distiller(teacher_recorders=dict(neck=neck, method=method)))
+    compute, heard = model.distiller.compute_distill_losses, []
+
+    def listen(reserved):
+        heard.extend(model.distiller.teacher_recorders.get_recorder('method').data_buffer)
+        return compute(reserved)
+
+    model.distiller.compute_distill_losses = listen
+    losses_of(model, batch())
+    assert len(heard) == 1 and not heard[0][0].requires_grad
+
+
 def test_records_are_released_after_the_step():
     model = build_algorithm('retinanet', neck_distiller(ssim()))
     model.init_weights()
