@@ -34,7 +34,6 @@ def check_config(cfg: Config, *, data: bool = True, weights: bool = True, diagno
         Tables, warnings and problems; nothing is raised for a mistake in the configuration, and nothing is written.
     """
     report = ConfigReport()
-    cfg.setdefault('work_dir', 'work_dirs/config_check_writes_nothing')
     with _quiet(), DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         report.problems += find_problems(cfg, data=data, weights=weights)
         report.warnings += [text for rule in WARNINGS for text in rule(cfg)]

@@ -31,6 +31,9 @@ CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, Checkpoint
 KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
 KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root')
 
+# Files of a run in its work directory that another run would write over or remove.
+CHECKPOINTS = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth', 'best_*.pth')
+
 
 class PreflightError(ValueError):
     """A configuration that cannot be trained as it stands."""
@@ -108,7 +111,7 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
         return
     if folder.is_file():
         yield f'The work directory {folder} is a file.'
-    elif (folder / 'last_checkpoint').is_file() or any(folder.glob('*.pth')):
+    elif any(path.is_file() for pattern in CHECKPOINTS for path in folder.glob(pattern)):
         yield f'The work directory {folder} already holds a run. Resume it with --resume, or choose another --work-dir.'
 
 
@@ -170,7 +173,6 @@ def _check_teacher_alone(model: dict[str, Any]) -> Iterator[str]:
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
-    check_work_dir,
     check_data,
     check_classes,
     check_distiller,
@@ -199,6 +201,6 @@ def check_training(cfg: Config) -> None:
     Raises:
         PreflightError: one line for each mistake.
     """
-    found = find_problems(cfg)
+    found = [*check_work_dir(cfg), *find_problems(cfg)]
     if found:
         raise PreflightError('\n'.join(found))

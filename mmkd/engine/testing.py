@@ -117,6 +117,15 @@ def measure(runner: Runner) -> dict[str, float]:
     return dict(zip(COSTS, values, strict=True))
 
 
+def _write_apart(cfg: Config, name: str) -> None:
+    """Predictions of a further detector go beside those of the first one, not over them."""
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
+    for evaluator in evaluators:
+        for metric in (evaluator, *evaluator.get('metrics', ())):
+            if metric.get('outfile_prefix'):
+                metric.outfile_prefix = f'{metric.outfile_prefix}_{name}'
+
+
 def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[Runner, dict[str, float]]:
     """Test one detector; the runner still holds it."""
     cfg, name = candidate.cfg, candidate.name.replace('/', '_')
@@ -127,6 +136,8 @@ def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[
         draw(cfg, replace(options, show_dir=folder))
     if options.tta:
         augment(cfg)
+    if not first:
+        _write_apart(cfg, name)
     if options.compare is not None:
         cfg.experiment_name = f'{cfg.get("experiment_name") or "test"}_{name}'
     runner = build_runner(cfg)

@@ -49,9 +49,13 @@ def written(folder: Path) -> dict:
 @drawing
 def test_all_are_scored_on_the_same_images_and_drawn(toy: ToyRun, tmp_path: Path, capsys) -> None:
     cfg, read = prepared(toy, tmp_path)
+    cfg.test_evaluator.outfile_prefix = str(tmp_path / 'found')
     others = (f'same={toy.root}/one.pth', f'plain={toy.root}/two.pth')
     metrics = test(cfg, TestOptions(compare=others, cost=True, show_dir='pictures'), read)
     said = capsys.readouterr().out
+    predictions = {path.name: path.read_text() for path in tmp_path.glob('found*.bbox.json')}
+    assert set(predictions) == {f'found{name}.bbox.json' for name in ('', '_same', '_plain', '_teacher')}
+    assert predictions['found.bbox.json'] == predictions['found_same.bbox.json'] != predictions['found_plain.bbox.json']
     found = written(tmp_path)
     assert list(found['scores']) == ['distilled', 'same', 'plain', 'teacher']
     assert found['scores']['distilled'] == found['scores']['same'] == metrics

@@ -4,15 +4,17 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
-from mmkd.engine import command_line
+from mmkd.engine import command_line, preflight
 from mmkd.engine.command_line import run_command
 from mmkd.engine.dry_step import made_batch, step_problem
+from mmkd.engine.preflight import PreflightError
 from mmkd.engine.preflight_data import check_data
 from mmkd.testing.methods import distilled_model
 from mmkd.testing.toy_detectors import toy_detector
@@ -165,3 +167,17 @@ def test_ctrl_c_is_said_once_and_has_its_exit_code(
             run(interrupted)
         assert leaving.value.code == 130
         assert ('--resume continues' in capsys.readouterr().err) == says
+
+
+@pytest.mark.parametrize(
+    ('file', 'refused'), [('epoch_1.pth', True), ('best_ap_2.pth', True), ('bad_batch_3.pth', False)]
+)
+def test_only_a_training_asks_whose_work_dir_it_is(
+    file: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, 'check_model', lambda *_, **__: ())
+    (tmp_path / file).touch()
+    cfg = Config(dict(model=dict(type='RetinaNet'), work_dir=str(tmp_path)))
+    assert preflight.find_problems(cfg) == [], 'a check writes nothing'
+    with pytest.raises(PreflightError, match='already holds a run') if refused else nullcontext():
+        preflight.check_training(cfg)
