@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
-import mmengine
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -31,15 +30,6 @@ from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
 
 from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, torchvision_url, write_whole
-
-# Lowest and highest release that is supported, inclusive, and those that the test suite was run with.
-TESTED = {
-    'torch': ('2.4', '2.13', '2.13.0'),
-    'mmcv': ('2.1.0', '2.3', '2.3.6'),
-    'mmengine': ('0.10.7', '0.10.12', '0.10.12, in part 0.10.7'),
-    'mmdet': ('3.3.0', '3.5', '3.5.1, in part 3.3.0'),
-    'mmrazor': ('1.0.0', '1.0.0', '1.0.0'),
-}
 
 
 class UnsafeCheckpointError(RuntimeError):
@@ -209,7 +199,8 @@ def init_cpu_processes(cfg: Config) -> None:
         return
     if not torch.distributed.is_initialized():
         if cfg.launcher != 'pytorch':
-            raise ValueError(f'Without CUDA only the launcher "pytorch" is supported, got {cfg.launcher!r}.')
+            why = 'this torch was built without CUDA' if torch.version.cuda is None else 'torch sees no GPU'
+            raise ValueError(f'Without CUDA ({why}) only the launcher "pytorch" is supported, got {cfg.launcher!r}.')
         torch.distributed.init_process_group(backend='gloo')
         # gloo's threads must end before the interpreter does, or it may abort at exit
         atexit.register(_leave_group)
@@ -256,41 +247,6 @@ def write_checkpoints_whole() -> None:
     for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
         setattr(CheckpointHook, name, removing_late(getattr(CheckpointHook, name)))
     runner_module.find_latest_checkpoint = lambda folder: last_whole_checkpoint(folder, load_checkpoint_file)
-
-
-def check_ops() -> None:
-    """Fail at start-up, not at the first NMS, where mmcv was built without its compiled operators.
-
-    Raises:
-        ImportError: `mmcv.ops` cannot be imported; the message says how to mend it.
-    """
-    try:
-        importlib.import_module('mmcv.ops')
-    except ImportError as error:
-        raise ImportError(
-            f'mmcv {mmcv.__version__} has no compiled operators ({error}). They are left out when pip builds it in '
-            'isolation. Mend it: pip install ninja "setuptools<81" && MMCV_WITH_OPS=1 pip install --force-reinstall '
-            '--no-deps --no-build-isolation --no-cache-dir onedl-mmcv==2.3.6'
-        ) from error
-
-
-def check_versions() -> list[str]:
-    """Warn about releases outside the supported range; returns the warnings' texts."""
-    import mmdet
-    import mmrazor
-
-    found = dict(torch=torch, mmcv=mmcv, mmengine=mmengine, mmdet=mmdet, mmrazor=mmrazor)
-    texts = []
-    for name, module in found.items():
-        low, high, tested = TESTED[name]
-        version = module.__version__.split('+')[0]
-        # '2.13' covers 2.13.1: compare as many fields as the limit has.
-        head = '.'.join(version.split('.')[: high.count('.') + 1])
-        if digit_version(version) < digit_version(low) or digit_version(head) > digit_version(high):
-            texts.append(f'mmkd supports {name} {low} to {high} (tested with {tested}), found {version}.')
-    for text in texts:
-        warnings.warn(text, stacklevel=2)
-    return texts
 
 
 import_mmrazor()

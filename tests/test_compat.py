@@ -16,7 +16,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.utils import get_installed_path
 
-from mmkd import compat
+from mmkd import compat, releases
 
 
 class Execute:
@@ -151,19 +151,39 @@ def test_cpu_processes_are_left_alone_without_a_launcher():
 
 
 def test_tested_versions_give_no_warning():
-    assert compat.check_versions() == []
+    assert releases.check_versions() == []
 
 
 def test_an_untested_version_is_named(monkeypatch):
-    monkeypatch.setitem(compat.TESTED, 'mmdet', ('9.0.0', '9.9', '9.1'))
+    monkeypatch.setitem(releases.TESTED, 'mmdet', ('9.0.0', '9.9', '9.1'))
     with pytest.warns(UserWarning, match=r'supports mmdet 9.0.0 to 9.9 \(tested with 9.1\), found'):
-        assert len(compat.check_versions()) == 1
+        assert len(releases.check_versions()) == 1
 
 
 def test_an_mmcv_without_operators_is_mended_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmcv.ops', None)
     with pytest.raises(ImportError, match='no-build-isolation'):
-        compat.check_ops()
+        releases.check_ops()
+
+
+def test_cpu_operators_on_a_machine_with_a_gpu_are_said_before_the_first_nms(monkeypatch):
+    import mmcv.ops
+
+    releases.check_ops()  # without a GPU they are right
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(mmcv.ops, 'get_compiling_cuda_version', lambda: 'not available')
+    with pytest.raises(ImportError, match=r'without CUDA operators.*FORCE_CUDA=1 pip install'):
+        releases.check_ops()
+    monkeypatch.setattr(mmcv.ops, 'get_compiling_cuda_version', lambda: '13.0')
+    releases.check_ops()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='has CUDA')
+@pytest.mark.parametrize(('cuda', 'why'), [(None, 'was built without CUDA'), ('13.0', 'torch sees no GPU')])
+def test_a_launcher_that_needs_cuda_is_told_why_there_is_none(cuda, why, monkeypatch):
+    monkeypatch.setattr(torch.version, 'cuda', cuda)
+    with pytest.raises(ValueError, match=rf'{why}.*only the launcher "pytorch".*slurm'):
+        compat.init_cpu_processes(Config(dict(launcher='slurm')))
 
 
 def test_torchvisions_weights_are_found_without_torchvision(tmp_path, monkeypatch):

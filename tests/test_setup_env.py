@@ -145,6 +145,19 @@ class TestSetUp:
         assert said in done.stdout
         assert any(f'OPS=1 CUDA={forced}' in call for call in machine.calls())
 
+    @pytest.mark.parametrize(('torch_cuda', 'forced'), [('13.0', '1'), ('', '0')])
+    def test_builds_cuda_ops_on_a_login_node_that_asks_for_them(
+        self, machine: Machine, torch_cuda: str, forced: str
+    ) -> None:
+        machine.add_gpu()
+        (machine.programs / 'nvidia-smi').unlink()
+        done = machine.run('tools/setup_env.sh', FAKE_TORCH_CUDA=torch_cuda, FORCE_CUDA='1')
+        assert done.returncode == 0, done.stdout
+        assert 'no GPU, but FORCE_CUDA=1' in done.stdout
+        calls = machine.calls()
+        assert any(f'OPS=1 CUDA={forced}' in call for call in calls)
+        assert not any('torch==' in call and '+cpu' in call for call in calls), 'a torch with CUDA is wanted'
+
     def test_warns_of_a_gpu_without_toolkit(self, machine: Machine) -> None:
         machine.add_gpu()
         done = machine.run('tools/setup_env.sh', FAKE_TORCH_CUDA='13.0', FAKE_CUDA_HOME='')

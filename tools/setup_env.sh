@@ -8,6 +8,7 @@
 # PYTHON=...    interpreter, 3.10 to 3.12 (default: the first that fits of python3, python3.12, python3.11, python3.10)
 # TORCH=...     arguments for pip in the place of torch==2.13.0, such as TORCH='torch==2.9.1'
 # MMKD_VENV=... another folder for the environment
+# FORCE_CUDA=1  CUDA ops although no GPU is seen here, such as on a login node
 # MAX_JOBS=...  compilers at once (default: one a core, as far as memory reaches)
 # MMKD_STACK=original   mmcv 2.1.0, mmengine 0.10.7, mmdet 3.3.0 instead of the maintained forks, in .venv-original
 set -euo pipefail
@@ -109,28 +110,45 @@ nearest_folder() {
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
-# Sets OPS, and says why: CUDA ops need a GPU, a CUDA toolkit and a torch built for the same CUDA.
+# FORCE_CUDA=1 asks for CUDA where no GPU is seen, such as on the login node of a cluster.
+wants_cuda() { has_gpu || [[ ${FORCE_CUDA:-} == 1 ]]; }
+
+# Sets OPS, and says why: CUDA ops need a GPU (or FORCE_CUDA=1), a CUDA toolkit and a torch built for the same CUDA.
 choose_ops() {
-    local toolkit torch_cuda
+    local toolkit torch_cuda seen='an NVIDIA GPU'
     OPS=cpu
-    if ! has_gpu; then
-        say "no NVIDIA GPU seen: mmcv's CPU ops"
+    if ! wants_cuda; then
+        say "no NVIDIA GPU seen: mmcv's CPU ops (FORCE_CUDA=1 builds CUDA ops all the same, for another machine)"
         return
     fi
+    has_gpu || seen='no GPU, but FORCE_CUDA=1'
     toolkit=$("$VENV/bin/python" -c 'from torch.utils.cpp_extension import CUDA_HOME; print(CUDA_HOME or "")' 2>>"$LOG")
     torch_cuda=$("$VENV/bin/python" -c 'import torch; print(torch.version.cuda or "")' 2>>"$LOG")
     if [[ -z $torch_cuda ]]; then
-        say "an NVIDIA GPU, but this torch was built without CUDA: mmcv's CPU ops (choose another with TORCH=)"
+        say "$seen, but this torch was built without CUDA: mmcv's CPU ops (choose another with TORCH=)"
     elif [[ ! -x $toolkit/bin/nvcc ]]; then
-        say "an NVIDIA GPU, but no CUDA toolkit (nvcc): mmcv's CPU ops. Detectors will NOT train on the GPU:"
+        say "$seen, but no CUDA toolkit (nvcc): mmcv's CPU ops. Detectors will NOT train on the GPU:"
         say "install CUDA toolkit $torch_cuda (or set CUDA_HOME) and run this again"
     elif ! "$toolkit/bin/nvcc" --version | grep -q "release ${torch_cuda%%.*}\."; then
-        say "an NVIDIA GPU, but torch is for CUDA $torch_cuda and $toolkit/bin/nvcc is not: mmcv's CPU ops."
+        say "$seen, but torch is for CUDA $torch_cuda and $toolkit/bin/nvcc is not: mmcv's CPU ops."
         say "Detectors will NOT train on the GPU: install CUDA toolkit $torch_cuda, or choose a torch with TORCH="
     else
         OPS=cuda
-        say "an NVIDIA GPU and CUDA toolkit $torch_cuda: mmcv's CUDA ops"
+        say "$seen, and CUDA toolkit $torch_cuda: mmcv's CUDA ops"
+        has_gpu || choose_architectures
     fi
+}
+
+# Without a GPU to ask, the ops are built for every kind that this torch knows.
+choose_architectures() {
+    [[ -n ${TORCH_CUDA_ARCH_LIST:-} ]] && return
+    TORCH_CUDA_ARCH_LIST=$("$VENV/bin/python" - 2>>"$LOG" <<'PYTHON'
+import re, torch
+print(';'.join(f'{n[:-1]}.{n[-1]}' for n in re.findall(r'sm_(\d+)\b', torch._C._cuda_getArchFlags() or '')))
+PYTHON
+    ) || TORCH_CUDA_ARCH_LIST=
+    export TORCH_CUDA_ARCH_LIST
+    say "built for the GPUs $TORCH_CUDA_ARCH_LIST; TORCH_CUDA_ARCH_LIST=9.0 (your GPU's number) is much faster"
 }
 
 # One compiler takes up to about 2 GB.
@@ -213,7 +231,7 @@ install_torch() {
     asked=$(torch_asked)
     rm -f "$STATE/torch-constraint.txt"
     # shellcheck disable=SC2086  # TORCH may hold several arguments
-    if [[ -n ${TORCH:-} ]] || has_gpu; then
+    if [[ -n ${TORCH:-} ]] || wants_cuda; then
         pip install $asked || return
     elif pip install "$asked+cpu"; then
         :
@@ -231,16 +249,16 @@ install_torch() {
 
 # Not only imported: run. An isolated build, or one for another torch, has no ops or ops that do not load.
 mmcv_works() {
-    (cd / && "$VENV/bin/python" - "$OPS" "$(sed -n "s/^$MMCV==//p" "$PARTS/mmcv.txt")") <<'PYTHON'
+    (cd / && "$VENV/bin/python" - "$OPS" "$(sed -n "s/^$MMCV==//p" "$PARTS/mmcv.txt")" "$(has_gpu && echo gpu)") <<'PYTHON'
 import sys
 import mmcv, torch
 from mmcv.ops import get_compiling_cuda_version, nms
-wanted, version = sys.argv[1:]
+wanted, version, gpu = sys.argv[1:]
 if mmcv.__version__ != version:
     sys.exit(f'mmcv {mmcv.__version__} instead of {version}')
 if wanted == 'cuda' and get_compiling_cuda_version() == 'not available':
     sys.exit('mmcv has CPU ops only')
-device = 'cuda' if wanted == 'cuda' else 'cpu'
+device = 'cuda' if wanted == 'cuda' and gpu else 'cpu'
 boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 29., 29.]], device=device)
 kept = nms(boxes, torch.tensor([.9, .8, .7], device=device), .5)[1].tolist()
 if kept != [0, 2]:
@@ -293,7 +311,7 @@ fingerprint() {
     {
         cat "$ROOT"/requirements/*.txt "$ROOT"/requirements/original/*.txt "$ROOT/setup.py" "$ROOT/tools/setup_env.sh"
         "$VENV/bin/python" -c 'import sys; print(sys.version)'
-        printf '%s|%s|%s|%s' "$ROOT" "${TORCH:-}" "$(has_gpu && echo gpu)" "$(command -v nvcc || true)${CUDA_HOME:-}"
+        printf '%s|%s|%s|%s' "$ROOT" "${TORCH:-}" "$(has_gpu && echo gpu)${FORCE_CUDA:-}" "$(command -v nvcc || true)${CUDA_HOME:-}"
     } 2>/dev/null | sha256sum | cut -d' ' -f1
 }
 
@@ -322,7 +340,7 @@ set_up() {
     choose_python
     check_python_parts
     say "environment $VENV with $(command -v "$PYTHON") (Python $(python_version "$PYTHON")); log: $LOG"
-    [[ -f $STATE/torch-constraint.txt ]] || check_disk "${MMKD_NEED_MB:-$(has_gpu && echo 12000 || echo 4000)}"
+    [[ -f $STATE/torch-constraint.txt ]] || check_disk "${MMKD_NEED_MB:-$(wants_cuda && echo 12000 || echo 4000)}"
     { [[ -x $VENV/bin/python ]] && (cd / && "$VENV/bin/python" -c 'import mmcv.ops') 2>/dev/null; } || check_compiler
     make_venv
     mkdir -p "$STATE"

@@ -7,8 +7,8 @@ both print one table and write comparison.json into the log folder of the test.
 import argparse
 import copy
 
-from mmkd.engine.command_line import add_run_arguments, run_command
-from mmkd.engine.launch import load_config, prepare_test, set_local_rank
+from mmkd.engine.command_line import add_run_arguments, run_command, set_local_rank
+from mmkd.engine.launch import load_config, prepare_test
 from mmkd.engine.testing import TestOptions, test
 
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Test."""
     args = parse_args()
-    set_local_rank(args.local_rank)
+    set_local_rank(args.local_rank, args.launcher)
     read = load_config(args.config, args.cfg_options)
     cfg = prepare_test(
         copy.deepcopy(read), args.checkpoint, work_dir=args.work_dir, config_name=args.config, launcher=args.launcher

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmkd.engine.command_line import add_run_arguments, run_command
-from mmkd.engine.launch import load_config, prepare_training, set_local_rank, train
+from mmkd.engine.command_line import add_run_arguments, run_command, set_local_rank
+from mmkd.engine.launch import load_config, prepare_training, train
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train."""
     args = parse_args()
-    set_local_rank(args.local_rank)
+    set_local_rank(args.local_rank, args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     prepare_training(
         cfg,

@@ -1,7 +1,6 @@
 """What `tools/train.py` and `tools/test.py` do after parsing their arguments."""
 
 import copy
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd import compat
+from mmkd import compat, releases
 from mmkd.datasets.data_root import move_data_root
 from mmkd.engine import preflight
 from mmkd.engine.explain import explain
@@ -114,8 +113,8 @@ def train(cfg: Config) -> Runner:
     Raises:
         mmkd.engine.preflight.PreflightError: the first mistakes found, all in one message.
     """
-    compat.check_ops()
-    compat.check_versions()
+    releases.check_ops()
+    releases.check_versions()
     preflight.check_training(cfg)
     runner = build_runner(cfg)
     runner.train()
@@ -133,8 +132,3 @@ def prepare_test(cfg: Config, checkpoint: str, *, work_dir: str | None, config_n
     cfg.load_from = checkpoint
     cfg.resume = False
     return cfg
-
-
-def set_local_rank(local_rank: int) -> None:
-    """Old launchers pass the local rank as an argument; new ones set the environment."""
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))

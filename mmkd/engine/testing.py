@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from rich.console import Console
 
-from mmkd import compat
+from mmkd import compat, releases
 from mmkd.engine.comparison import COSTS, Candidate, Comparison, parse_others, teacher_candidate
 from mmkd.engine.detector_cost import gflops, milliseconds, parameter_count
 from mmkd.engine.launch import build_runner
@@ -188,7 +188,7 @@ def test(cfg: Config, options: TestOptions, distillation: Config | None = None) 
         mmkd.models.algorithms.teacher.CheckpointMismatchError: a checkpoint is of another network.
     """
     _refuse(cfg, options)
-    compat.check_ops()
+    releases.check_ops()
     wanted = candidates(cfg, options, distillation)
     for candidate in wanted:
         check_checkpoint(candidate.cfg, strict=candidate.strict)

@@ -135,22 +135,44 @@ def test_the_made_image_trains_every_toy_family() -> None:
         assert any('cls' in name for name in losses)
 
 
-@pytest.mark.parametrize(('rank', 'waits'), [(None, 0.0), ('0', 0.0), ('1', 0.3)])
+LAUNCHED = [
+    ('none', {}, False),
+    ('pytorch', dict(LOCAL_RANK='0'), False),
+    ('pytorch', dict(LOCAL_RANK='1'), True),
+    ('slurm', dict(SLURM_LOCALID='0', SLURM_PROCID='4'), False),
+    ('slurm', dict(SLURM_LOCALID='1', SLURM_PROCID='5'), True),
+    ('mpi', dict(OMPI_COMM_WORLD_LOCAL_RANK='1', OMPI_COMM_WORLD_RANK='1'), True),
+]
+
+
+def launched(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of one process, with nothing of another launcher's."""
+    for name in (*command_line.LOCAL_RANKS, *command_line.RANKS):
+        monkeypatch.setenv(name, '')  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(('launcher', 'variables', 'waits'), LAUNCHED)
 def test_the_first_process_of_a_machine_speaks_first(
-    rank: str | None, waits: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    launcher: str,
+    variables: dict[str, str],
+    waits: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    launched(variables, monkeypatch)
     monkeypatch.setattr(command_line, 'PATIENCE', 0.3)
-    if rank is not None:
-        monkeypatch.setenv('LOCAL_RANK', rank)
 
     def fail() -> None:
+        command_line.set_local_rank(0, launcher)  # the argument's own value, as the tools pass it on
         raise ValueError('a mistake')
 
     start = time.perf_counter()
     with pytest.raises(SystemExit):
         run_command(fail)
-    assert (time.perf_counter() - start >= 0.3) == bool(waits)
+    assert (time.perf_counter() - start >= 0.3) == waits
     assert 'a mistake' in capsys.readouterr().err
 
 
@@ -161,8 +183,9 @@ def test_ctrl_c_is_said_once_and_has_its_exit_code(
         raise KeyboardInterrupt
 
     run: Callable = run_command
-    for rank, says in (('0', True), ('1', False)):
-        monkeypatch.setenv('RANK', rank)
+    variables = (dict(RANK='0'), dict(RANK='1'), dict(SLURM_PROCID='0'), dict(SLURM_PROCID='5'))
+    for variable, says in zip(variables, (True, False, True, False), strict=True):
+        launched(variable, monkeypatch)
         with pytest.raises(SystemExit) as leaving:
             run(interrupted)
         assert leaving.value.code == 130
