@@ -21,6 +21,9 @@ from mmkd.registry import DATASETS
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
 # Folders of images and labels below the data root.
 KITTI_FOLDERS = {'img': 'training/image_2', 'label': 'training/label_2'}
+# A colour for each of TYPES, RGB; a choice of classes keeps those of its types.
+COLOURS = ((0, 142, 255), (0, 80, 160), (120, 90, 255), (255, 64, 64), (255, 150, 150), (255, 190, 0))
+COLOURS += ((0, 200, 120), (200, 60, 200), (128, 128, 128))
 _DROPPED = -1
 
 
@@ -50,7 +53,7 @@ class KittiDataset(BaseDetDataset):
 
     METAINFO = {
         'classes': ('Car', 'Pedestrian', 'Cyclist'),
-        'palette': [(0, 142, 255), (255, 64, 64), (255, 190, 0)],
+        'palette': [COLOURS[TYPES.index(name)] for name in ('Car', 'Pedestrian', 'Cyclist')],
     }
 
     def __init__(
@@ -72,15 +75,18 @@ class KittiDataset(BaseDetDataset):
         prefix = dict(KITTI_FOLDERS if data_prefix is None else data_prefix)
         if 'img' not in prefix or set(prefix) - {'img', 'label'}:
             raise ValueError(f"data_prefix must have the key 'img' and may have 'label', got {sorted(prefix)}")
+        self._own_palette = 'palette' in (metainfo or {})
         super().__init__(ann_file=ann_file, metainfo=metainfo, data_prefix=prefix, **kwargs)
 
     def _join_prefix(self) -> None:
-        """Joins `data_root` with the folders and split files, and notes where the labels are for the metric."""
+        """Joins `data_root` with the folders and split files; notes the label folder and the colours of the classes."""
         root = Path(self.data_root or '')
         splits = [self.ann_file] if isinstance(self.ann_file, str) else list(self.ann_file)
         self.ann_file = [str(root / split) for split in splits if split]
         self.data_prefix = {key: str(root / folder) if folder else '' for key, folder in self.data_prefix.items()}
         self._metainfo['label_dir'] = self.data_prefix.get('label', '')
+        if not self._own_palette:
+            self._metainfo['palette'] = [COLOURS[type_code(name)] for name in self._metainfo['classes']]
 
     def load_data_list(self) -> list[dict]:
         """One dictionary a frame: `img_path`, `img_id`, `height`, `width`, `instances`.

@@ -8,6 +8,9 @@ from pathlib import Path
 from mmkd.testing.detection_data import DetectionData
 from mmkd.testing.runs import write_json
 
+# Behind the data set's name, where scores are of held-back images.
+HELD_BACK = ' (held-back training images)'
+
 
 def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:
     """Train on a part of the training split and score on the rest of it.
@@ -39,7 +42,7 @@ def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:
         evaluator['ann_file'] = str(names[1])
     return replace(
         data,
-        name=f'{data.name} (held-back training images)',
+        name=f'{data.name}{HELD_BACK}',
         train=train,
         val=dict(held, ann_file=str(names[1]), test_mode=True),
         evaluator=evaluator,

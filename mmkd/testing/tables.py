@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd.testing.diagnosis_table import diagnosis_rows
+from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.methods import PLAIN, TEACHER
 
 
@@ -111,9 +112,12 @@ def notes(results: dict) -> list[str]:
     """
     setting = results['setting']
     seeds = ', '.join(str(seed) for seed in setting['seeds'])
+    scored = 'the validation split, which nothing was chosen on by the tool'
+    if setting['data'].endswith(HELD_BACK):
+        scored = 'images that were held back from the training split, on which settings were chosen'
     texts = [
-        f'{caption(results)}. Seeds {seeds}; the teacher was trained once. Score of the last epoch on the validation '
-        'split, which nothing was chosen on by the tool; "- plain" is the mean of the differences seed by seed, where '
+        f'{caption(results)}. Seeds {seeds}; the teacher was trained once. Score of the last epoch on {scored}; '
+        '"- plain" is the mean of the differences seed by seed, where '
         'both arms start from the same student and see the same batches.',
         f'Batch {setting["batch"]}, AdamW, peak learning rate {setting["lr"]:g} (teacher: {setting["teacher_lr"]:g}, '
         f'{setting["teacher_epochs"]} epochs). {setting["hardware"]}, {setting["threads"]} thread(s) a run; '

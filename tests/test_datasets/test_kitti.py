@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from mmdet.visualization.palette import get_palette
 from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmkd.datasets.kitti import KittiDataset
+from mmkd.evaluation.kitti_objects import TYPES
 
 REST = '1 2 3 4 5 6 0.1'
 LINES = {
@@ -82,6 +84,19 @@ def test_chosen_classes_make_neighbours_instances_of_their_own(root):
     assert roles(dataset) == [('Car', 1, 0), ('Van', 0, 0), ('DontCare', 0, 1)]
     only_cyclists = make(root, metainfo={'classes': ('Cyclist',)}, dont_care='drop')
     assert roles(only_cyclists) == []
+
+
+def test_every_choice_of_classes_can_be_drawn(root):
+    """MMDetection's drawing refuses fewer colours than classes; a type has the same one in every choice."""
+    whole = make(root, metainfo={'classes': [name for name in TYPES if name != 'DontCare']}).metainfo
+    assert len(get_palette(whole['palette'], len(whole['classes']))) == len(set(whole['palette'])) == 8
+    colour = dict(zip(whole['classes'], whole['palette'], strict=True))
+    for classes in (['Cyclist'], ['Van', 'Car'], ['car', 'pedestrian', 'cyclist', 'tram']):
+        found = make(root, metainfo={'classes': classes}).metainfo['palette']
+        assert found == [colour[name.capitalize()] for name in classes]
+    own = [(1, 2, 3)] * 2
+    assert make(root, metainfo={'classes': ('Van', 'Car'), 'palette': own}).metainfo['palette'] == own
+    assert make(root).metainfo['palette'] == [colour[name] for name in ('Car', 'Pedestrian', 'Cyclist')]
 
 
 def test_filter_leaves_out_frames_without_an_instance_to_learn(root):

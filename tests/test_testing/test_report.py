@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.html_report import html_page
 from mmkd.testing.report import main, write_section
 from mmkd.testing.results import summarise, teacher_note
@@ -34,6 +35,13 @@ def test_the_difference_is_paired_by_seed(results):
     assert difference['mean'] == pytest.approx(0.01)
     assert difference['low'] == pytest.approx(0.01) and difference['high'] == pytest.approx(0.01)
     assert results['arms']['ssim']['AP']['high'] - results['arms']['ssim']['AP']['low'] > 0.05
+
+
+def test_scores_on_held_back_training_images_are_called_that(results):
+    assert 'which nothing was chosen on by the tool' in markdown(results)
+    results['setting']['data'] = f'cells{HELD_BACK}'
+    assert 'held back from the training split, on which settings were chosen' in markdown(results)
+    assert 'nothing was chosen' not in markdown(results)
 
 
 def test_teacher_and_plain_have_no_difference_to_plain(results):
