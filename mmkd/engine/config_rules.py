@@ -3,12 +3,14 @@
 Only the configuration is read; `config_wiring` and `config_step` look at the built networks.
 """
 
+import filecmp
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
-from mmkd.engine.preflight_data import dataset_classes, datasets
+from mmkd.engine.preflight_data import dataset_classes, datasets, is_elsewhere
 from mmkd.engine.student_config import is_distillation
 
 
@@ -49,19 +51,43 @@ def classes_in_another_order(cfg: Config) -> Iterator[str]:
         yield f'The validation set has the classes {kind}: {val} instead of {train}.'
 
 
+def _scored_files(cfg: Config) -> tuple[list[str], list[ConfigDict]]:
+    """Annotation files (json, on this machine) that the evaluator reads, and the validation sets."""
+    metrics = cfg.get('val_evaluator') or []
+    files = []
+    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        path = metric.get('ann_file')
+        if str(path).endswith('.json') and not is_elsewhere(metric, path):
+            files.append(path)
+    return files, [dataset for name, dataset in datasets(cfg) if name == 'val_dataloader']
+
+
+def _same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file, or to a copy of it."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    return os.path.isfile(one) and os.path.isfile(other) and filecmp.cmp(one, other, shallow=False)
+
+
 def evaluator_of_another_set(cfg: Config) -> Iterator[str]:
     """An evaluator that reads other annotations than the validation set."""
-    sets = [dataset for name, dataset in datasets(cfg) if name == 'val_dataloader']
-    metrics = cfg.get('val_evaluator') or []
-    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-        for dataset in sets:
-            path, own = metric.get('ann_file'), dataset.get('ann_file')
-            if (
-                str(path).endswith('.json')
-                and str(own).endswith('.json')
-                and not str(path).endswith(str(own).lstrip('./'))
-            ):
-                yield f'val_evaluator reads {path}, but the validation set {own}: the AP would be of other images.'
+    files, sets = _scored_files(cfg)
+    if len(sets) != 1:
+        return
+    own = sets[0].get('ann_file')
+    if not str(own).endswith('.json') or is_elsewhere(sets[0], sets[0].get('data_root')):
+        return
+    for path in files:
+        if not _same_file(path, os.path.join(sets[0].get('data_root') or '', own)):
+            yield f'val_evaluator reads {path}, but the validation set {own}: the AP would be of other images.'
+
+
+def evaluator_of_several_sets(cfg: Config) -> Iterator[str]:
+    """One annotation file for validation sets that are joined: only its author knows whether it is of all of them."""
+    files, sets = _scored_files(cfg)
+    if len(sets) > 1:
+        for path in files:
+            yield f'val_evaluator reads {path}, and {len(sets)} validation sets are joined: it must be of all images.'
 
 
 def parameter_groups_without_parameters(cfg: Config) -> Iterator[str]:
@@ -196,6 +222,7 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     both_sides_the_same,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    evaluator_of_several_sets,
     everything_switched_off,
     recorders_without_use,
     rate_without_scaling,

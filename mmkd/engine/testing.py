@@ -77,20 +77,25 @@ def draw(cfg: Config, options: TestOptions) -> None:
     trigger_visualization_hook(cfg, options)
 
 
+def _sets_inside(dataset: ConfigDict) -> list[ConfigDict]:
+    """The data sets that read files, without their wrappers."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else list(dataset.get('datasets') or ())
+    return [one for child in inner for one in _sets_inside(child)] if inner else [dataset]
+
+
 def augment(cfg: Config) -> None:
     """Test-time augmentation as MMDetection's tool does it: the configured one, else a horizontal flip."""
     default = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    sets = _sets_inside(cfg.test_dataloader.dataset)
     if 'tta_pipeline' not in cfg:
         meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         pack = [dict(type='PackDetInputs', meta_keys=meta)]
         augmented = dict(type='TestTimeAug', transforms=[flips, pack])
-        cfg.tta_pipeline = [*copy.deepcopy(dataset.pipeline)[:-1], augmented]
+        cfg.tta_pipeline = [*copy.deepcopy(sets[0].pipeline)[:-1], augmented]
     cfg.model = ConfigDict(**cfg.get('tta_model', default), module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for one in sets:
+        one.pipeline = copy.deepcopy(cfg.tta_pipeline)
 
 
 def _refuse(cfg: Config, options: TestOptions) -> None:

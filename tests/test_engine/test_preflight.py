@@ -13,9 +13,11 @@ from mmengine.registry import MODELS
 
 from mmkd.engine import command_line, preflight
 from mmkd.engine.command_line import run_command
+from mmkd.engine.config_rules import evaluator_of_another_set, evaluator_of_several_sets
 from mmkd.engine.dry_step import made_batch, step_problem
 from mmkd.engine.preflight import PreflightError
 from mmkd.engine.preflight_data import check_data
+from mmkd.engine.testing import augment
 from mmkd.testing.methods import distilled_model
 from mmkd.testing.toy_detectors import toy_detector
 from mmkd.testing.toy_kitti import make_toy_kitti
@@ -204,3 +206,40 @@ def test_only_a_training_asks_whose_work_dir_it_is(
     assert preflight.find_problems(cfg) == [], 'a check writes nothing'
     with pytest.raises(PreflightError, match='already holds a run') if refused else nullcontext():
         preflight.check_training(cfg)
+
+
+def rules_say(tmp_path: Path, metric: str, *sets: str) -> tuple[list[str], list[str]]:
+    """What is a problem and what a warning about a metric's file and joined validation sets."""
+    parts = [dict(type='CocoDataset', data_root=f'{tmp_path}/coco', ann_file=name) for name in sets]
+    dataset = parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
+    cfg = Config(dict(val_dataloader=dict(dataset=dataset), val_evaluator=dict(type='CocoMetric', ann_file=metric)))
+    return list(evaluator_of_another_set(cfg)), list(evaluator_of_several_sets(cfg))
+
+
+def test_the_evaluators_file_is_known_by_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'coco').mkdir()
+    for name, text in (('val.json', '{}'), ('copy.json', '{}'), ('other.json', '{"a": 1}')):
+        (tmp_path / 'coco' / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    whole = f'{tmp_path}/coco/val.json'
+    for metric, own in ((whole, 'val.json'), ('coco/val.json', whole), ('coco/copy.json', whole)):
+        assert rules_say(tmp_path, metric, own) == ([], [])
+    (problem,), _ = rules_say(tmp_path, 'coco/other.json', 'val.json')
+    assert 'the AP would be of other images' in problem
+
+
+def test_one_file_for_joined_validation_sets_is_a_warning(tmp_path: Path) -> None:
+    problems, (warning,) = rules_say(tmp_path, 'merged.json', 'a.json', 'b.json')
+    assert problems == [] and '2 validation sets are joined' in warning
+
+
+def test_several_views_of_joined_test_sets() -> None:
+    """`tools/test.py --tta`: every set gets the pipeline."""
+    steps = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
+    sets = [dict(type='CocoDataset', pipeline=steps), dict(type='RepeatDataset', dataset=dict(pipeline=steps))]
+    joined = dict(type='ConcatDataset', datasets=sets)
+    cfg = Config(dict(model=dict(type='RetinaNet'), test_dataloader=dict(dataset=joined)))
+    augment(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    for one in (first, second.dataset):
+        assert [step.type for step in one.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
