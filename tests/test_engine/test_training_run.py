@@ -256,11 +256,24 @@ def test_gradient_accumulation_trains(distill_config, run, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="MMEngine's AmpOptimWrapper needs a GPU")
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_mixed_precision_trains(distill_config, run, tmp_path, dtype):
-    cfg = distill_config(epochs=1)
+def test_mixed_precision_trains(distill_config, run, tmp_path, monkeypatch, dtype):
+    """All steps are taken but the first few, for which a loss scale is looked for, and every layer learns."""
+    cfg = distill_config(epochs=8)
     cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=dtype)
+    before, steps = {}, []
+    step = torch.optim.AdamW.step
+
+    def counted(self: torch.optim.Optimizer, *args: object, **kwargs: object) -> object:
+        parameters = [p for group in self.param_groups for p in group['params']]
+        before.update({p: before.get(p, p.detach().clone()) for p in parameters})
+        steps.append(1)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, 'step', counted)
     runner = run(cfg, tmp_path / 'run')
     assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+    assert len(steps) >= 24, 'of 32'
+    assert not [p.shape for p, start in before.items() if p.requires_grad and torch.equal(p, start)]
 
 
 def silence(checkpoint: str) -> None:
