@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from mmkd import compat
 from mmkd.engine.launch import prepare_training, train
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.recipe import Schedule, training_config
@@ -97,3 +98,18 @@ def run() -> Callable[..., Runner]:
         return train(cfg)
 
     return start
+
+
+def load(path: Path) -> dict:
+    return compat.load_checkpoint_file(path)
+
+
+def equal(left: object, right: object) -> bool:
+    """Equality of nested containers of tensors and numbers, to the last bit."""
+    if isinstance(left, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left == right or (left != left and right != right)
