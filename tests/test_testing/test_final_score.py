@@ -29,8 +29,8 @@ def test_finished_runs_are_scored_once_and_as_their_last_epoch_was(data, tmp_pat
     model = toy_detector('retinanet', num_classes=7, width=8, channels=16, convs=1)
     model.test_cfg.score_thr = 0.0  # so that there are detections without training
     Config(dict(model=model.to_dict())).dump(detector)
-    words = ['--data', data, '--scale', 64, 48, '--epochs', 1, '--seeds', 0, '--methods', 'ssim', '--jobs', 1, '--diagnose']
-    words += ['--student', detector, '--teacher', detector]
+    words = ['--data', data, '--scale', 64, 48, '--epochs', 1, '--seeds', 0, '--methods', 'ssim', '--jobs', 1]
+    words += ['--diagnose', '--student', detector, '--teacher', detector]
     words += ['--store', tmp_path / 'store.json', '--work-dir', tmp_path / 'work']
     words = [str(word) for word in words]
     assert main([*words, '--final-split', 'val']) == 1
