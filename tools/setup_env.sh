@@ -275,13 +275,13 @@ build_mmcv() {
 }
 
 install_mmcv() {
-    local estimate='6 min on two cores, seconds where pip kept an earlier build'
+    local estimate='10 min on two cores, seconds where pip kept an earlier build'
     [[ $OPS == cuda ]] && estimate='30 min on eight cores'
     check_compiler
     run_step "mmcv with compiled $OPS ops" "$estimate" build_mmcv
     mmcv_works >>"$LOG" 2>&1 && return
     say "   its ops do not work (pip may have kept a build without them, or for another torch): built anew"
-    run_step "mmcv with compiled $OPS ops, without pip's cache" '6 min on two cores' \
+    run_step "mmcv with compiled $OPS ops, without pip's cache" '10 min on two cores' \
         build_mmcv --no-cache-dir --no-binary "$MMCV" --force-reinstall --no-deps
     mmcv_works >>"$LOG" 2>&1 || {
         tail -n 15 "$LOG" >&2
