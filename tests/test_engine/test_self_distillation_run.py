@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmkd import compat
 from mmkd.testing.methods import config_root
+
+from .conftest import equal, load
 
 METHODS = ('mssd', 'frskd_dense')
 
@@ -35,20 +35,6 @@ def self_distilled(cfg: Config, method: str, *, weight: float | None = None) -> 
     return cfg
 
 
-def same(left: object, right: object) -> bool:
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
-
-
-def load(path: Path) -> dict:
-    return compat.load_checkpoint_file(path)
-
-
 @pytest.mark.parametrize('method', METHODS)
 def test_resuming_with_ema_ends_as_the_uninterrupted_run(method, plain_config, run, tmp_path):
     cfg = self_distilled(plain_config(), method)
@@ -61,7 +47,7 @@ def test_resuming_with_ema_ends_as_the_uninterrupted_run(method, plain_config, r
     run(copy.deepcopy(cfg), tmp_path / 'resumed', resume='auto')
     whole, resumed = (load(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'resumed'))
     for name in ('state_dict', 'ema_state_dict', 'optimizer', 'mmkd'):
-        assert same(whole[name], resumed[name]), name
+        assert equal(whole[name], resumed[name]), name
     plain = MODELS.build(copy.deepcopy(cfg.model.architecture))
     assert set(whole['state_dict']) == set(plain.state_dict())
     plain.load_state_dict(whole['state_dict'], strict=True)
@@ -76,7 +62,7 @@ def test_a_run_with_weight_zero_is_the_plain_run(method, plain_config, run, tmp_
     run(copy.deepcopy(cfg), tmp_path / 'plain')
     run(self_distilled(cfg, method, weight=0.0), tmp_path / 'distilled')
     plain, distilled = (load(tmp_path / name / 'epoch_1.pth') for name in ('plain', 'distilled'))
-    assert same(plain['state_dict'], distilled['state_dict'])
+    assert equal(plain['state_dict'], distilled['state_dict'])
 
 
 @pytest.mark.parametrize('method', METHODS)
