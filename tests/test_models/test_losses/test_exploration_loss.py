@@ -128,6 +128,21 @@ def test_each_part_has_at_least_one_channel(channels: int, ratio: float, inherit
     assert [f.shape for f in module(torch.randn(2, channels, 5, 3))] == [(2, 3, 5, 3)] * 2
 
 
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'width'), [(16, 32, 24), (256, 256, 64), (4, 4, 8), (16, None, 64), (None, 32, 64)]
+)
+def test_both_sides_agree_on_a_width_that_suits_the_channels(
+    student: int | None, teacher: int | None, width: int
+) -> None:
+    own = ExplorationCoder(in_channels=student, out_channels=teacher) if student else None
+    guide = FactorAutoEncoder(in_channels=teacher, out_channels=student) if teacher else None
+    factors = [
+        *(own(torch.randn(1, student, 3, 3)) if own else ()),
+        *([guide(torch.randn(1, teacher, 3, 3))[0]] if guide else ()),
+    ]
+    assert {factor.shape[1] for factor in factors} == {width}
+
+
 def test_coders_take_no_statistics_over_the_batch_and_one_cell_works() -> None:
     own, guide = coders()
     x, t = draw(3, 6, 4, 5, dtype=torch.float32), draw(3, 10, 4, 5, seed=1, dtype=torch.float32)
