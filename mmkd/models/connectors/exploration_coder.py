@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmkd.registry import MODELS
 
-
 _WIDEST = 64
 
 
