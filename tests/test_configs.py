@@ -37,7 +37,6 @@ LEAVES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.p
 BASES = sorted(CONFIGS.glob('_base_/**/*.py'))
 METHODS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ('_base_', 'baselines'))
 MAX_LINES = 25
-MAX_BASELINE_LINES = 80  # a detector that MMDetection has no config of
 
 # A method's folder may hold its controls and variants: what the first field of a file's name may be.
 FIRST_FIELDS = {'ssim': ('ssim', 'ssim-adapt', 'l1', 'l2')}
@@ -80,11 +79,8 @@ def test_there_are_configs_to_test():
 @each_leaf
 def test_leaf_is_short(path: Path):
     lines = path.read_text(encoding='utf-8').splitlines()
-    if path.parent.name in METHODS:
-        assert len(lines) <= MAX_LINES
-        assert max(map(len, lines)) <= 120
-    else:
-        assert len(lines) <= MAX_BASELINE_LINES
+    assert len(lines) <= MAX_LINES
+    assert max(map(len, lines)) <= 120
 
 
 def test_basenames_are_unique():

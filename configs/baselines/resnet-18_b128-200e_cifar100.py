@@ -1,5 +1,7 @@
 # CIFAR ResNet-18 on CIFAR-100 as in FRSKD (Ji et al. 2021): SGD 0.1, batch 128, 200 epochs, x0.1 at 100 and 150. Needs
 # the optional extra `mmkd[classification]` (onedl-mmpretrain).
+_base_ = '../_base_/datasets/cifar100.py'
+
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',
@@ -13,26 +15,6 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead', num_classes=100, in_channels=512, loss=dict(type='CrossEntropyLoss', loss_weight=1.0)))
-train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs')
-]
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='CIFAR100', data_root='data/cifar100', split='train', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CIFAR100', data_root='data/cifar100', split='test', pipeline=[dict(type='PackInputs')]))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, ))
-test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001))
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[100, 150], gamma=0.1)
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=5)
