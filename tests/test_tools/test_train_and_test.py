@@ -1,5 +1,6 @@
 """The tools as a user calls them: MMDetection's own trainer, two processes, testing."""
 
+import json
 import os
 import re
 import subprocess
@@ -63,6 +64,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=4)  # two processes, two images each
     cfg.dump(str(folder / 'distill.py'))
     return folder / 'distill.py'
 
@@ -102,6 +104,25 @@ def test_resuming_with_another_number_of_processes_is_refused(config, by_two):
     assert done.returncode == 1
     assert 'had 2 processes, now 1' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def logged_rates(work_dir: Path) -> list[float]:
+    """Learning rate of every step, as MMEngine's log of the last run has it."""
+    log = max(work_dir.glob('*/vis_data/scalars.json'), key=lambda path: path.stat().st_mtime)
+    return [record['lr'] for record in map(json.loads, log.read_text().splitlines()) if 'lr' in record]
+
+
+def test_one_process_goes_on_where_two_were_with_the_rate_scaled_as_asked(config, by_two):
+    """The second epoch: one step of 4 images for two processes, two steps of 2 images at half the rate for one."""
+    folder = config.parent / 'one'
+    resume = ('--resume', by_two / 'epoch_1.pth', '--auto-scale-lr')
+    done = start(sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder, *resume)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'had 2 processes, now 1: its learning rate is multiplied by 0.5' in done.stdout + done.stderr
+    last, rate = load_checkpoint_file(folder / 'epoch_2.pth'), logged_rates(by_two)[1]
+    assert logged_rates(folder) == pytest.approx([rate / 2, rate / 2 * 0.75])  # of a cosine over three steps
+    assert (last['meta']['epoch'], last['meta']['iter'], last['mmkd']['world_size']) == (2, 3, 1)
+    assert max(int(state['step']) for state in last['optimizer']['state'].values()) == 3
 
 
 def scores(output: str) -> list[str]:
