@@ -1,6 +1,7 @@
 """What a distillation costs, measured: `tools/benchmark_cost.py` parses its arguments here and runs `benchmark`."""
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -130,6 +131,7 @@ def benchmark(args: argparse.Namespace) -> dict:
     cfg = load_config(args.config, args.cfg_options)
     check(args, cfg)
     if args.memory_of:
+        rehearse(cfg, args)
         bench = Workbench(cfg, tuple(args.shape[0]), args.batch[0], args.device)
         print(peak_memory(builders(bench, args)[args.memory_of], args.device))
         return {}
@@ -199,11 +201,22 @@ def process_memory(entry: str) -> int:
     raise RuntimeError(f'/proc/self/status has no {entry}; memory on the CPU is measured on Linux only.')
 
 
+def rehearse(cfg: Any, args: argparse.Namespace) -> None:
+    """One step of the arm on a small input: what is loaded once in a process is no memory of a training step."""
+    small = tuple(min(size, 128) for size in args.shape[0])
+    bench = Workbench(cfg, small, 1, args.device)
+    builders(bench, args)[args.memory_of]().step()
+    del bench
+    gc.collect()
+
+
 def peak_memory(build: Any, device: str) -> int:
     """Bytes that the process grows by at its peak, from before the networks are built to the end of three steps."""
     before = process_memory('VmRSS')
     if device == 'cpu':
         Path('/proc/self/clear_refs').write_text('5')  # 5: forget the peak so far
+    else:
+        torch.cuda.reset_peak_memory_stats()
     arm = build()
     for _ in range(3):
         arm.step()

@@ -1,5 +1,6 @@
 """The cost benchmark measures what it says; no test looks at how long anything took."""
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
 from mmkd.engine.cost_rounds import Times, ratio, summarise, take_turns
 from mmkd.engine.launch import load_config
-from mmkd.testing.benchmark_cost import benchmark, builders, check, main, parse_arguments
+from mmkd.testing.benchmark_cost import benchmark, builders, check, main, parse_arguments, peak_memory, rehearse
 from mmkd.testing.cost_report import cost_figure
 from mmkd.testing.cost_report import main as write_report
 from mmkd.testing.toy_detectors import toy_detector
@@ -181,6 +182,23 @@ def test_refuses_bad_numbers_and_words(words: list[str], capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         parse_arguments(['x.py', *words])
     assert f'got {words[1]}' in capsys.readouterr().err.replace(repr(words[1]), words[1])
+
+
+def test_peak_memory_is_that_of_the_steps_alone(config: Path, monkeypatch: pytest.MonkeyPatch):
+    class Held:
+        def step(self) -> None:
+            torch.ones(8 * 2**20).sum()  # 32 MiB for a moment
+
+    assert 32 <= peak_memory(Held, 'cpu') / 2**20 < 40
+    steps = []
+
+    def spy(bench: Workbench, args: argparse.Namespace) -> dict:
+        return {PLAIN: lambda: Arm(PLAIN, lambda: steps.append(bench.inputs.shape), bench.plain().model)}
+
+    monkeypatch.setattr('mmkd.testing.benchmark_cost.builders', spy)
+    args = parse_arguments([str(config), '--shape', '64', '300', '--memory-of', PLAIN])
+    rehearse(load_config(str(config)), args)
+    assert steps == [(1, 3, 64, 128)]
 
 
 # ---- the whole way --------------------------------------------------------------------------------------------------
