@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmkd.engine.explain import explain
 from mmkd.engine.random_state import preserved_random_state
+from mmkd.models.algorithms.missing_operator import MissingOperatorError, lent_operators
 
 # (H, W) px: a whole cell at stride 128, and not square.
 SIZE = (128, 256)
@@ -57,17 +58,21 @@ def step_problem(model: nn.Module) -> str | None:
     """
     if not isinstance(getattr(model, 'architecture', None), BaseDetector) or not hasattr(model, 'distiller'):
         return None
+    networks = dict(student=model.architecture)
     if hasattr(model, '_teacher'):
+        networks['teacher'] = model.teacher
         model._teacher.loaded = True  # its weights are checked elsewhere
     model.distiller.schedules = {}
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()  # one image is too little for its statistics
-    with preserved_random_state(), warnings.catch_warnings(), torch.no_grad():
+    with preserved_random_state(), warnings.catch_warnings(), torch.no_grad(), lent_operators(**networks):
         warnings.simplefilter('ignore')
         try:
             model.architecture(*made_batch(), mode='loss')
+        except MissingOperatorError as error:
+            return str(error)
         except Exception:
             return None
         try:

@@ -1,22 +1,24 @@
 """Kill a training at random moments, resume it each time, and compare with the uninterrupted run to the last bit.
 
 python -m mmkd.testing.kill_and_resume --kills 20 --work-dir /tmp/kills
+python -m mmkd.testing.kill_and_resume --kills 6 --epochs 5 --processes 2 --work-dir /tmp/kills_of_two
 
 A small distillation (AdamW, EMA, a ramped weight, learnt connectors, random flips) is trained once without
 interruption, and once in pieces: every piece is a process of its own that resumes by `--resume` and is killed by
 SIGKILL at a random iteration, in one of four phases: anywhere in a step (a timer of random delay), between gradient
-and weight update, in the evaluation, and half-way through the writing of a checkpoint.
+and weight update, in the evaluation, and half-way through the writing of a checkpoint. With several processes (gloo)
+one of them is killed, a random one (the first in the writing of a checkpoint, which is its work), and the others must
+end by themselves.
 """
 
 import argparse
-import contextlib
 import os
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch import Tensor
 from mmkd import whole_files
 from mmkd.compat import load_checkpoint_file
 from mmkd.engine.launch import load_config, prepare_training, train
+from mmkd.testing.ranks import Ended, in_ranks
 from mmkd.testing.toy_run import make_toy_run
 
 PHASES = ('step', 'update', 'evaluation', 'checkpoint')
@@ -104,9 +107,9 @@ def compare(reference: Path, resumed: Path) -> list[str]:
     return [d for part in parts for d in differences(first.get(part), second.get(part), part)]
 
 
-def configure(folder: Path, epochs: int) -> Path:
-    """Write data, teacher and configuration of the training."""
-    toy = make_toy_run(folder / 'toy', epochs=epochs, train=8)
+def configure(folder: Path, epochs: int, processes: int = 1) -> Path:
+    """Write data, teacher and configuration of the training: an epoch has 4 iterations."""
+    toy = make_toy_run(folder / 'toy', epochs=epochs, train=8 * processes)
     cfg = toy.load()
     cfg.custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01, update_buffers=True)]
     cfg.model.distiller.schedules = dict(loss_kd=dict(begin=0, end=epochs, ramp='linear'))
@@ -116,33 +119,60 @@ def configure(folder: Path, epochs: int) -> Path:
     return folder / 'config.py'
 
 
-def in_a_process(work: Callable[[], None], log: Path) -> int:
-    """Exit code of `work` in a forked process whose output goes to `log`; -9 if it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with open(log, 'a') as file, contextlib.suppress(BaseException):
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            try:
-                work()
-                code = 0
-            except BaseException as error:
-                print(f'{type(error).__name__}: {error}', flush=True)
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that is trained in several pieces.
+
+    Args:
+        config: file of the configuration.
+        log: file for the output of all trainings.
+        processes: ranks of each training.
+    """
+
+    config: Path
+    log: Path
+    processes: int
+
+    def train(self, work_dir: Path, death: dict | None = None, victim: int = 0) -> Ended:
+        """What `tools/train.py CONFIG --work-dir WORK_DIR --resume` does; `victim` is the rank that dies."""
+
+        def training(rank: int) -> None:
+            """One rank."""
+            cfg: Config = load_config(str(self.config))
+            launcher = 'pytorch' if self.processes > 1 else 'none'
+            name, folder = str(self.config), str(work_dir)
+            prepare_training(cfg, config_name=name, work_dir=folder, resume='auto', launcher=launcher)
+            if death is not None and rank == victim:
+                cfg.custom_hooks = [*cfg.custom_hooks, dict(type='DeathHook', **death)]
+            train(cfg)
+
+        return in_ranks(training, self.log, self.processes)
+
+    def train_to_the_end(self, work_dir: Path, which: str) -> None:
+        """As `train`.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        if any(self.train(work_dir).codes):
+            raise RuntimeError(f'The {which} training failed; see {self.log}.')
+
+    def kill(self, work_dir: Path, death: dict, victim: int) -> str:
+        """Train until one rank is killed; says what is left.
+
+        Raises:
+            RuntimeError: that rank ended otherwise, another one as if nothing had happened, or not at all.
+        """
+        ended = self.train(work_dir, death, victim)
+        others = [code for rank, code in enumerate(ended.codes) if rank != victim]
+        if ended.codes[victim] != -signal.SIGKILL or not all(others):
+            raise RuntimeError(f'{death} in rank {victim} ended with the codes {ended.codes}; see {self.log}.')
+        present = ', '.join(sorted(path.name for path in work_dir.glob('*.pth'))) or 'none'
+        rank = f'rank {victim}, others {ended.seconds:4.1f} s later, ' if others else ''
+        return f'iteration {death["at"]:3d}, {death["phase"]:10s} {rank}whole: {present}'
 
 
-def training(config: Path, work_dir: Path, death: dict | None = None) -> None:
-    """What `tools/train.py CONFIG --work-dir WORK_DIR --resume` does."""
-    cfg: Config = load_config(str(config))
-    prepare_training(cfg, config_name=str(config), work_dir=str(work_dir), resume='auto')
-    if death is not None:
-        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='DeathHook', **death)]
-    train(cfg)
-
-
-def kill_and_resume(folder: Path, *, kills: int, epochs: int, seed: int) -> list[str]:
+def kill_and_resume(folder: Path, *, kills: int, epochs: int, seed: int, processes: int = 1) -> list[str]:
     """Run both trainings.
 
     Args:
@@ -150,6 +180,7 @@ def kill_and_resume(folder: Path, *, kills: int, epochs: int, seed: int) -> list
         kills: number of kills.
         epochs: length of the training, 4 iterations each.
         seed: of the moments.
+        processes: ranks of the training, without a GPU.
 
     Returns:
         The differences: none, if resuming keeps its promise.
@@ -159,10 +190,10 @@ def kill_and_resume(folder: Path, *, kills: int, epochs: int, seed: int) -> list
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    config, log = configure(folder, epochs), folder / 'output.log'
+    trial = Trial(configure(folder, epochs, processes), folder / 'output.log', processes)
+    whole, killed = folder / 'whole', folder / 'killed'
     start = time.perf_counter()
-    if in_a_process(lambda: training(config, folder / 'whole'), log) != 0:
-        raise RuntimeError(f'The uninterrupted training failed; see {log}.')
+    trial.train_to_the_end(whole, 'uninterrupted')
     print(f'uninterrupted: {epochs} epochs, {4 * epochs} iterations, {time.perf_counter() - start:.0f} s', flush=True)
     draw = random.Random(seed)
     # not in the last epochs: a run killed in its last evaluation has nothing left to be killed in
@@ -170,16 +201,12 @@ def kill_and_resume(folder: Path, *, kills: int, epochs: int, seed: int) -> list
     for number, at in enumerate(moments, 1):
         phase = PHASES[number % len(PHASES)]
         death = dict(at=at, phase=phase, delay=draw.uniform(0, 0.05))
-        code = in_a_process(lambda death=death: training(config, folder / 'killed', death), log)
-        if code != -signal.SIGKILL:
-            raise RuntimeError(f'Kill {number} at iteration {at} ({phase}) ended with code {code}; see {log}.')
-        present = sorted(path.name for path in (folder / 'killed').glob('*.pth'))
-        print(f'kill {number:2d}: iteration {at:3d}, {phase:10s} whole: {", ".join(present) or "none"}', flush=True)
-    if in_a_process(lambda: training(config, folder / 'killed'), log) != 0:
-        raise RuntimeError(f'The last resumed training failed; see {log}.')
+        victim = draw.randrange(processes) if processes > 1 and phase != 'checkpoint' else 0
+        print(f'kill {number:2d}: {trial.kill(killed, death, victim)}', flush=True)
+    trial.train_to_the_end(killed, 'last resumed')
     name = f'epoch_{epochs}.pth'
-    found = compare(folder / 'whole' / name, folder / 'killed' / name)
-    left = sorted(path.name for path in (folder / 'killed').glob('*.pth*')) + list((folder / 'killed').glob('.*.part'))
+    found = compare(whole / name, killed / name)
+    left = sorted(path.name for path in killed.glob('*.pth*')) + list(killed.glob('.*.part'))
     print(f'{kills} kills, {time.perf_counter() - start:.0f} s. Files at the end: {", ".join(map(str, left))}')
     print('weights, EMA, optimiser, schedulers, connectors, random state: ' + ('equal' if not found else 'DIFFERENT'))
     return found
@@ -191,9 +218,13 @@ def main() -> int:
     parser.add_argument('--kills', type=int, default=20)
     parser.add_argument('--epochs', type=int, default=10)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--processes', type=int, default=1, help='ranks of each training, without a GPU (gloo)')
     parser.add_argument('--work-dir', type=Path, required=True, help='a new folder')
     args = parser.parse_args()
-    found = kill_and_resume(args.work_dir, kills=args.kills, epochs=args.epochs, seed=args.seed)
+    if args.kills < 0 or args.epochs < 1 or args.processes < 1:
+        parser.error('--epochs and --processes must be at least 1, --kills at least 0')
+    counts = dict(kills=args.kills, epochs=args.epochs, processes=args.processes)
+    found = kill_and_resume(args.work_dir, seed=args.seed, **counts)
     for path in found[:20]:
         print(f'differs: {path}')
     return int(bool(found))

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmkd.models.algorithms.dry_student import prefixed, probe_student
+from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
 from mmkd.models.algorithms.teacher_student import PROBE_SIZE
 from mmkd.models.apart import own_randomness
@@ -32,6 +33,7 @@ class MultiScaleSelfDistill(PlainStudentAlgorithm):
         data_preprocessor: replaces the student's own.
 
     Raises:
+        MissingOperatorError: a layer needs a GPU, and there is none.
         TypeError: an argument has the wrong type.
         ValueError: a record of a teacher, or layers, channels or names that do not fit.
     """
@@ -49,7 +51,8 @@ class MultiScaleSelfDistill(PlainStudentAlgorithm):
             if distiller.recorders(from_student=False).recorders:
                 raise ValueError('MultiScaleSelfDistill has no teacher: leave out teacher_recorders.')
             self.add_apart('distiller', distiller)
-            self._connect()
+            with lent_operators(student=self.architecture):
+                self._connect()
 
     def _connect(self) -> None:
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmkd.models.algorithms.dry_student import Listening, prefixed, probe_student
 from mmkd.models.algorithms.grown_teacher import GrownTeacher, detach_records, grown_config
+from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
 from mmkd.models.algorithms.teacher_student import PROBE_SIZE
 from mmkd.models.apart import own_randomness
@@ -44,6 +45,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         data_preprocessor: replaces the student's own.
 
     Raises:
+        MissingOperatorError: a layer needs a GPU, and there is none.
         TypeError: an argument has the wrong type.
         ValueError: layers, channels or names that do not fit, or a negative weight.
     """
@@ -76,13 +78,15 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
 
     def _connect(self, config: Any) -> None:
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
-        with Listening(self.architecture.get_submodule(self.source)) as heard:
+        layer = self.architecture.get_submodule(self.source)
+        with Listening(layer) as heard, lent_operators(student=self.architecture):
             self.student_targets = probe_student(self.architecture, self.distiller, inputs, sources=(self.source,))
         if not isinstance(heard.output, list | tuple):
             raise ValueError(f'source={self.source!r} must give a tuple of levels, it gives {type(heard.output)}.')
         grown = GrownTeacher(config(heard.output))
         self.add_apart('self_teacher', grown.to(inputs.device))
-        grown.connect(self.distiller, inputs, heard.output, self.student_targets.records(1)['rois'])
+        with lent_operators(self_teacher=grown):
+            grown.connect(self.distiller, inputs, heard.output, self.student_targets.records(1)['rois'])
         self.distiller.connect(PROBE_SIZE)
         self.student_targets.release()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.models.algorithms.dry_student import prefixed, probe_student
 from mmkd.models.algorithms.inherit import inherit_weights
+from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
 from mmkd.models.algorithms.roi_forward import PREFIX
 from mmkd.models.algorithms.teacher import Teacher
@@ -42,6 +43,7 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
 
     Raises:
         FileNotFoundError: a configuration does not exist.
+        MissingOperatorError: a layer needs a GPU, and there is none.
         TypeError: an argument has the wrong type.
         ValueError: layers, channels or names that do not fit; the message names them.
     """
@@ -64,7 +66,8 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
             if isinstance(distiller, Mapping):
                 distiller = ROOT_MODELS.build(distiller)
             self.add_apart('distiller', distiller)
-            self._connect()
+            with lent_operators(student=self.architecture, teacher=self.teacher):
+                self._connect()
 
     @property
     def teacher(self) -> BaseModel:

@@ -1,0 +1,54 @@
+"""Work in several forked processes: what each is told, how it ends, and one that outlives the others."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mmkd.testing import ranks
+from mmkd.testing.ranks import in_ranks
+
+
+def say(rank: int) -> None:
+    names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR')
+    os.write(1, (' '.join([str(rank), *(os.environ.get(name, '-') for name in names)]) + '\n').encode())
+
+
+def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
+        monkeypatch.delenv(name, raising=False)
+    log = tmp_path / 'log'
+    assert in_ranks(say, log).codes == (0,)
+    ended = in_ranks(say, log, 2)
+    assert (ended.codes, ended.seconds) == ((0, 0), 0)
+    lines = log.read_text().splitlines()
+    assert lines[0] == '0 - - - -'
+    assert sorted(lines[1:]) == ['0 0 0 2 127.0.0.1', '1 1 1 2 127.0.0.1']
+
+
+def fall(rank: int) -> None:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+    raise ValueError('the other is gone')
+
+
+def test_the_ends_of_all_and_the_time_between_are_told(tmp_path: Path) -> None:
+    ended = in_ranks(fall, tmp_path / 'log', 2)
+    assert ended.codes == (1, -signal.SIGKILL)
+    assert 0 < ended.seconds < 30
+    assert (tmp_path / 'log').read_text() == 'ValueError: the other is gone\n'
+
+
+def stay(rank: int) -> None:
+    if rank == 0:
+        raise ValueError
+    time.sleep(600)
+
+
+def test_a_rank_that_outlives_the_others_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, 'LIMIT', 0.1)
+    with pytest.raises(RuntimeError, match=r'The ranks \[1\] did not end'):
+        in_ranks(stay, tmp_path / 'log', 2)
