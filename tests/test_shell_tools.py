@@ -107,6 +107,11 @@ class TestLaunchers:
         _, call = launch('dist_train.sh', 'config.py', '4', PORT='31000', **machines)
         assert '--master-port=31000' in call
 
+    def test_several_machines_need_the_address_of_the_first(self, launch: Callable) -> None:
+        done, call = launch('dist_train.sh', 'config.py', '4', NNODES='2', NODE_RANK='1')
+        assert done.returncode == 2 and call == ''
+        assert 'NNODES=2 needs MASTER_ADDR' in done.stdout
+
     def test_dist_test_takes_a_checkpoint(self, launch: Callable) -> None:
         done, call = launch('dist_test.sh', 'config.py', 'model.pth', '2', '--out', 'a.pkl')
         assert done.returncode == 0, done.stdout
@@ -163,6 +168,11 @@ class TestLaunchers:
         assert done.returncode == 2
         assert 'GPUS (12) must be a multiple of GPUS_PER_NODE (8)' in done.stdout
         assert call == ''
+
+    def test_slurm_refuses_gpus_that_are_no_number(self, launch: Callable) -> None:
+        done, call = launch('slurm_train.sh', 'part', 'job', 'config.py', 'w', GPUS='two')
+        assert done.returncode == 2 and call == ''
+        assert "GPUS must be a whole number above 0, not 'two'" in done.stdout
 
     def test_accepts_the_name_of_a_packaged_config(self, launch: Callable) -> None:
         assert launch('dist_train.sh', 'mmkd::ssim/x.py', '2')[0].returncode == 0

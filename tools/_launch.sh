@@ -48,6 +48,7 @@ run_distributed() {
     shift
     NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
     check_count NNODES "$NNODES"
+    ((NNODES == 1)) || [[ $MASTER_ADDR != 127.0.0.1 ]] || die "NNODES=$NNODES needs MASTER_ADDR: the address of the first machine"
     if [[ -z ${PORT:-} ]]; then
         if ((NNODES > 1)); then PORT=29500; else PORT=$(free_port); fi
     fi
@@ -64,8 +65,8 @@ run_distributed() {
 run_slurm() {
     local partition=$1 job_name=$2 gpus=${GPUS:-8} per_node srun_args=()
     shift 2
-    per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
     check_count GPUS "$gpus"
+    per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
     check_count GPUS_PER_NODE "$per_node"
     check_count CPUS_PER_TASK "${CPUS_PER_TASK:-5}"
     ((gpus % per_node == 0)) || die "GPUS ($gpus) must be a multiple of GPUS_PER_NODE ($per_node)"

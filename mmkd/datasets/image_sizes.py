@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,10 @@ def default_cache_dir() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     base = os.environ.get('XDG_CACHE_HOME')
-    return (Path(base) if base else Path.home() / '.cache') / 'mmkd'
+    try:
+        return (Path(base) if base else Path.home() / '.cache') / 'mmkd'
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / f'mmkd-{os.getuid()}'
 
 
 def image_sizes(

@@ -15,7 +15,7 @@ from mmdet.datasets import BaseDetDataset
 from mmkd.datasets.image_sizes import image_sizes
 from mmkd.evaluation.kitti_ap import NEIGHBOURS
 from mmkd.evaluation.kitti_files import read_labels, read_split
-from mmkd.evaluation.kitti_objects import TYPES, KittiObjects, type_code
+from mmkd.evaluation.kitti_objects import TYPES, KittiObjects, type_code, unique_types
 from mmkd.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg')
@@ -160,7 +160,7 @@ class KittiDataset(BaseDetDataset):
         """Label and ignore flag of each KITTI type; a DontCare region, which has no class, is given label 0."""
         labels = np.full(len(TYPES), _DROPPED)
         ignored = np.zeros(len(TYPES), dtype=np.int64)
-        classes = [TYPES[type_code(name)] for name in self._metainfo['classes']]
+        classes = unique_types(self._metainfo['classes'])
         for label, name in enumerate(classes):
             labels[type_code(name)] = label
         for label, name in enumerate(classes):

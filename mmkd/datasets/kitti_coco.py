@@ -81,8 +81,10 @@ def _document(data_root: Path, split: str | Path, options: dict) -> dict:
     dataset = KittiDataset(str(split), data_root=str(data_root), test_mode=True, serialize_data=False, **options)
     classes = dataset.metainfo['classes']
     images, annotations = [], []
-    for number, info in enumerate(dataset.data_list):
-        image_id = info['img_id'] if isinstance(info['img_id'], int) else number
+    numbers = [info['img_id'] for info in dataset.data_list]
+    if len({number for number in numbers if isinstance(number, int)}) < len(numbers):  # names that are no numbers
+        numbers = list(range(len(numbers)))
+    for image_id, info in zip(numbers, dataset.data_list, strict=True):
         file_name = Path(info['img_path']).relative_to(data_root).as_posix()
         images.append({'id': image_id, 'file_name': file_name, 'width': info['width'], 'height': info['height']})
         for instance in info['instances']:

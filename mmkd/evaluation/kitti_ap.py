@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmkd.evaluation.kitti_matching import covered_by_any, match, overlapping_pairs
-from mmkd.evaluation.kitti_objects import KittiObjects, from_frames, type_code
+from mmkd.evaluation.kitti_objects import KittiObjects, from_frames, type_code, unique_types
 
 CLASSES = ('Car', 'Pedestrian', 'Cyclist')
 MIN_OVERLAPS = {'Car': 0.7, 'Pedestrian': 0.5, 'Cyclist': 0.5}
@@ -42,7 +42,7 @@ def kitti_eval(
     Args:
         ground_truths: `KittiObjects`, or one mapping a frame with `name`, `bbox`, `truncated`, `occluded`.
         detections: The same frames in the same order; mappings have `name`, `bbox`, `score`.
-        classes: Type names to evaluate.
+        classes: Type names to evaluate, in any case; the result has KITTI's spelling.
         min_overlaps: IoU that a hit must exceed, for classes where it is not the official 0.7 / 0.5 / 0.5.
 
     Returns:
@@ -115,13 +115,14 @@ def average_precision(hits: np.ndarray, false_positives: np.ndarray) -> tuple[fl
 
 
 def _limits(classes: Sequence[str], min_overlaps: Mapping[str, float]) -> dict[str, float]:
-    """Overlap limit of each class to evaluate."""
+    """Overlap limit of each class to evaluate, by KITTI's spelling of its name."""
+    classes = unique_types(classes)
+    min_overlaps = dict(zip(unique_types(min_overlaps), min_overlaps.values(), strict=True))
     unknown = [name for name in min_overlaps if name not in classes]
     if unknown:
-        raise ValueError(f'min_overlaps names {unknown}, which are not among the classes {list(classes)}')
+        raise ValueError(f'min_overlaps names {unknown}, which are not among the classes {classes}')
     limits = {}
     for name in classes:
-        type_code(name)
         limit = min_overlaps.get(name, MIN_OVERLAPS.get(name))
         if limit is None:
             raise ValueError(f'{name!r} has no official overlap: give it in min_overlaps')

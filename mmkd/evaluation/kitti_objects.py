@@ -70,6 +70,19 @@ def type_code(name: str) -> int:
     return code
 
 
+def unique_types(names: Iterable[str]) -> list[str]:
+    """Type names in KITTI's spelling, in their order.
+
+    Raises:
+        ValueError: For a name that KITTI does not know, or one that stands twice.
+    """
+    found = [TYPES[type_code(name)] for name in names]
+    twice = [name for name in found if found.count(name) > 1]
+    if twice:
+        raise ValueError(f'the type {twice[0]!r} is named twice')
+    return found
+
+
 class Origin:
     """Where each row came from, so that a bad one is refused by file and line.
 

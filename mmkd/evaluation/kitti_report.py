@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmkd.evaluation.kitti_ap import CLASSES, LEVELS, kitti_eval, mean_ap
+from mmkd.evaluation.kitti_ap import CLASSES, LEVELS, POINTS, kitti_eval, mean_ap
 from mmkd.evaluation.kitti_files import parse, read_labels, read_split
 
 
@@ -95,7 +95,7 @@ def format_table(result: Mapping[str, Mapping[str, list]]) -> str:
     for name, scores in {**result, 'mean': mean_ap(result)}.items():
         cells = ''.join(f'{value:14.4f}' for value in (*scores['R40'], *scores['R11']))
         lines.append(f'{name:12s}{cells}{"/".join(map(str, scores.get("num_gt", []))):>22s}'.rstrip())
-    few = [name for name, scores in result.items() if 0 < min(scores['num_gt']) < 41]
+    few = [name for name, scores in result.items() if any(0 < count < POINTS for count in scores['num_gt'])]
     if few:
         lines.append(f'fewer than 41 boxes cap the AP below 100: {", ".join(few)}')
     return '\n'.join(lines)

@@ -10,6 +10,8 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from mmkd.testing.methods import PLAIN, PLAIN_TIME
+
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*')
 
 
@@ -63,6 +65,8 @@ def parse_arm(text: str) -> Arm:
     for part in (name, method):
         if not _NAME.fullmatch(part):
             raise ValueError(f'an arm is METHOD, or NAME=METHOD,KEY=VALUE,...; got {text!r}')
+    if name in (PLAIN, PLAIN_TIME) and method != name:
+        raise ValueError(f'{name} is the name of plain training, got {text!r}: give that arm another name')
     pairs = []
     for option in options:
         key, _, value = option.partition('=')

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,7 @@ def peak_memory(build: Any, device: str) -> int:
 def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[int], batch: int) -> float:
     """`peak_memory` in MiB in a new process whose freed memory goes back to the system at once."""
     tool = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark_cost.py'
-    words = _without(args.command, ('--shape', '--batch', '--json', '--memory'))
+    words = without(args.command, {'--shape': 2, '--batch': len(args.batch), '--json': 1, '--memory': 0})
     words += ['--shape', *map(str, shape), '--batch', str(batch), '--memory-of', name]
     environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
     command = [sys.executable, '-W', 'ignore', str(tool), *words]
@@ -236,13 +236,23 @@ def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[i
     return int(done.stdout.split()[-1]) / 2**20
 
 
-def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:
-    """Words of a command line without some options and their values."""
-    kept, skipping = [], False
+def without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Words of a command line without some options and their values.
+
+    Args:
+        words: of the command line.
+        options: each with the most values that it takes; what follows behind them is another argument.
+    """
+    kept, left = [], 0
     for word in words:
         if word.startswith('--'):
-            skipping = word.split('=')[0] in options
-        if not skipping:
+            name, equals, _ = word.partition('=')
+            left = 0 if equals else options.get(name, 0)
+            if name not in options:
+                kept.append(word)
+        elif left:
+            left -= 1
+        else:
             kept.append(word)
     return kept
 

@@ -27,7 +27,7 @@ from mmkd.testing.progress import ProgressBoard
 from mmkd.testing.recipe import Schedule, detector_from_config
 from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, Run, write_json
-from mmkd.testing.store import read_store, write_store
+from mmkd.testing.store import read_store, run_key, write_store
 from mmkd.testing.time_budget import is_stretched, reference_arms
 from mmkd.testing.toy_data import MIXTURES, make_toy_data
 from mmkd.testing.toy_detectors import SIZES
@@ -193,6 +193,8 @@ def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int
                 failure, runs = error, error.runs
     if not any(run.result for run in runs):
         raise failure or ExperimentError(f'{place.work_dir}: no run is finished, so that there is nothing to report')
+    if failure:  # a final split is for the end
+        place = replace(place, final=None)
     results = finish(experiment, runs, place, console)
     if failure:
         failure.results = results
@@ -238,8 +240,8 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
     """
     store = read_store(place.store, experiment) if place.store else None
     stamp = [[run.arm, run.seed, run.result['finished']] for run in runs if run.result]
-    known = {(row['arm'], row['seed']) for row in store['runs']} if store else set()  # also a teacher without weights
-    lacking = [run for run in runs if run.result is None and (run.arm, run.seed) not in known]
+    known = set(map(run_key, store['runs'])) if store else set()  # also a teacher without weights
+    lacking = [run for run in runs if run.result is None and run_key(vars(run)) not in known]
     missing = [f'{run.arm}, seed {run.seed}' for run in lacking]
     file = place.work_dir / 'results.json'
     if file.exists():
@@ -252,16 +254,18 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
     console.print('measuring parameters, GFLOPs and time an image')
     with _quiet():  # loaders print what they load
         final = FinalScores(final_scores(runs, place.final), place.final.described()) if place.final else None
-        results = collect_results(experiment, runs, _costs(runs), command=place.command, store=store, final=final)
+        costs = _costs(runs)
+        store = read_store(place.store, experiment) if place.store else None  # others may have added to it
+        results = collect_results(experiment, runs, costs, command=place.command, store=store, final=final)
     results['missing'] = missing
+    if place.store:
+        write_store(place.store, results)
     console.print('pictures')
     with _quiet():
         results['pictures'] = [path.name for path in draw_pictures(results, runs, place.work_dir / 'pictures')]
     results['stamp'] = stamp
     place.work_dir.mkdir(parents=True, exist_ok=True)
     write_json(file, results)
-    if place.store:
-        write_store(place.store, results)
     return results
 
 

@@ -4,9 +4,16 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
+from mmkd.evaluation.kitti_files import read_labels, read_split
+from mmkd.evaluation.kitti_objects import type_code
+
 _COCO_ANNOTATIONS = '{split}.json', 'instances_{split}.json', 'instances_{split}2017.json'
 # COCO's object sizes: end of the metric's key -> name, and areas in px^2 of the image as it is stored
 _COCO_SIZES = {'s': ('AP_small', 0, 32**2), 'm': ('AP_medium', 32**2, 96**2), 'l': ('AP_large', 96**2, float('inf'))}
+SIZE_METRICS = {f'coco/bbox_mAP_{key}' for key in _COCO_SIZES}
+MIN_SIDE = 2  # px of the shorter side of an image to train on
 _COCO_IMAGES = 'images', '{split}', '{split}2017', 'images/{split}', 'images/{split}2017', '.'
 
 
@@ -21,7 +28,7 @@ class DetectionData:
         val: Data set to score on.
         evaluator: Metric of `val`.
         metrics: Key the metric reports under -> name in tables; the first is the main one.
-        counts: Number of images, (train, val).
+        counts: Number of images that are trained on (those without an object are not) and that are scored.
         percent: Factor that makes a score a percentage.
     """
 
@@ -118,7 +125,7 @@ def kitti_data(root: Path, splits: tuple[str, str]) -> DetectionData:
         val=dict(sets[1], test_mode=True),
         evaluator=dict(type='mmkd.KittiMetric'),
         metrics={'kitti/mean_R40_moderate': 'AP R40', 'kitti/Car_R40_moderate': 'AP R40 Car'},
-        counts=(len(files[0].read_text().split()), len(files[1].read_text().split())),
+        counts=(trained_images(sets[0]), len(read_split(files[1]))),
         percent=1.0,
     )
 
@@ -153,11 +160,34 @@ def coco_data(root: Path, splits: tuple[str, str]) -> DetectionData:
     return DetectionData(
         name=root.name,
         classes=classes['train'],
-        train=dict(sets['train'], filter_cfg=dict(filter_empty_gt=True, min_size=2)),
+        train=dict(sets['train'], filter_cfg=dict(filter_empty_gt=True, min_size=MIN_SIDE)),
         val=dict(sets['val'], test_mode=True),
         evaluator=dict(type='CocoMetric', ann_file=sets['val']['ann_file'], metric='bbox', format_only=False),
         metrics={'coco/bbox_mAP': 'AP', 'coco/bbox_mAP_50': 'AP50'},
-        counts=(found['train'][3], found['val'][3]),
+        counts=(trained_images(sets['train']), found['val'][3]),
+    )
+
+
+def trained_images(dataset: dict) -> int:
+    """Images of a training set that are trained on: MMDetection leaves out those without an object.
+
+    Args:
+        dataset: Config of `CocoDataset` or `KittiDataset` as this module writes it.
+
+    Returns:
+        Their number.
+    """
+    file = Path(dataset['ann_file'])
+    if file.suffix != '.json':
+        objects = read_labels(Path(dataset['data_root']) / 'training' / 'label_2', read_split(file))
+        sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+        counted = np.isin(objects.type, [type_code(name) for name in dataset['metainfo']['classes']])
+        return len(np.unique(objects.frame[counted & (sides > 0).all(axis=1)]))
+    content = json.loads(file.read_text())
+    categories = {category['id'] for category in content['categories']}
+    filled = {box['image_id'] for box in content['annotations'] if box['category_id'] in categories}
+    return sum(
+        image['id'] in filled and min(image['width'], image['height']) >= MIN_SIDE for image in content['images']
     )
 
 

@@ -39,14 +39,14 @@ class FinalSplit:
 
 
 def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int], dict[str, float]]:
-    """Score every run that was not scored on the split yet.
+    """Score every run that was not scored on the split yet, also by a call that was interrupted behind it.
 
     Args:
         runs: All runs of an experiment.
         final: The split.
 
     Returns:
-        (arm, seed) -> score by name, of the runs that were scored now.
+        (arm, seed) -> score by name, of every run.
 
     Raises:
         ExperimentError: Where a run is not finished, or its weights are not on this machine; nothing was scored then.
@@ -56,18 +56,23 @@ def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int]
         raise ExperimentError(
             f'--final-split {final.name} is for the end: {len(unfinished)} runs are not finished ({unfinished[0]} ...)'
         )
-    first = final.column(next(iter(final.data.metrics.values())))
-    open_ = [run for run in runs if first not in run.result['metrics'] | (run.stored or {}).get('metrics', {})]
+    columns = [final.column(name) for name in final.data.metrics.values()]
+    found = {(run.arm, run.seed): _known_scores(run, columns) for run in runs}
+    open_ = [run for run in runs if columns[0] not in found[run.arm, run.seed]]
     lost = [f'{run.arm}, seed {run.seed}' for run in open_ if run.checkpoint is None]
     if lost:
         raise ExperimentError(f'--final-split {final.name}: no weights on this machine of {"; ".join(lost)}')
-    found = {}
     for run in open_:
         found[run.arm, run.seed] = mine = score(run.folder / 'config.py', run.checkpoint, final)
         result = run.result
         if result is not run.stored:
             write_json(run.folder / 'result.json', {**result, 'metrics': result['metrics'] | mine})
     return found
+
+
+def _known_scores(run: Run, columns: Sequence[str]) -> dict[str, float]:
+    metrics = (run.stored or {}).get('metrics', {}) | run.result['metrics']
+    return {name: metrics[name] for name in columns if name in metrics}
 
 
 def score(run_config: Path, checkpoint: str, final: FinalSplit) -> dict[str, float]:

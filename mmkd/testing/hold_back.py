@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mmkd.testing.detection_data import DetectionData
-from mmkd.testing.runs import write_json
+from mmkd.testing.detection_data import SIZE_METRICS, DetectionData, size_metrics, trained_images
+from mmkd.testing.runs import write_text
 
 # Behind the data set's name, where scores are of held-back images.
 HELD_BACK = ' (held-back training images)'
@@ -28,6 +28,7 @@ def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:
 
     Raises:
         ValueError: Where either part would be empty.
+        FileExistsError: Where `folder` holds other parts, which runs may be reading.
     """
     source = Path(data.train['ann_file'])
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,13 +41,17 @@ def hold_back(data: DetectionData, share: float, folder: Path) -> DetectionData:
     evaluator = dict(data.evaluator)
     if 'ann_file' in evaluator:
         evaluator['ann_file'] = str(names[1])
+    metrics = data.metrics
+    if set(metrics) & SIZE_METRICS:  # the sizes of what is scored now
+        metrics = {key: name for key, name in metrics.items() if key not in SIZE_METRICS} | size_metrics(names[1])
     return replace(
         data,
         name=f'{data.name}{HELD_BACK}',
         train=train,
         val=dict(held, ann_file=str(names[1]), test_mode=True),
         evaluator=evaluator,
-        counts=counts,
+        metrics=metrics,
+        counts=(trained_images(train), counts[1]),
     )
 
 
@@ -60,7 +65,7 @@ def _split_coco(source: Path, names: list[Path], share: float) -> tuple[int, int
             images=[image for image in content['images'] if (image['id'] in held) == inside],
             annotations=[box for box in content['annotations'] if (box['image_id'] in held) == inside],
         )
-        write_json(name, part)
+        _write(name, json.dumps(part, indent=1))
     return len(order) - len(held), len(held)
 
 
@@ -68,5 +73,15 @@ def _split_kitti(source: Path, names: list[Path], share: float) -> tuple[int, in
     frames = sorted(source.read_text().split())
     kept = len(frames) - round(share * len(frames))
     for name, part in zip(names, (frames[:kept], frames[kept:]), strict=True):
-        name.write_text(''.join(f'{frame}\n' for frame in part))
+        _write(name, ''.join(f'{frame}\n' for frame in part))
     return kept, len(frames) - kept
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_text(encoding='utf-8') != text:
+        raise FileExistsError(
+            f'{path} holds another part of the data, which runs may be reading: choose another --work-dir, or delete '
+            f'{path.parent}'
+        )

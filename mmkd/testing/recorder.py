@@ -1,7 +1,6 @@
 """What a run writes down while it is trained, and what its checkpoints hold so that it can go on to the last bit."""
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkd.engine.random_state import get_random_state, set_random_state
-from mmkd.testing.runs import write_json
+from mmkd.testing.runs import read_json, write_json
 
 KEY = 'experiment'  # of a checkpoint: the recorder's state
 PARENT = 'MMKD_EXPERIMENT_PID'  # environment: the process whose end is the run's end
@@ -212,8 +211,7 @@ def can_go_on_from(
 
 
 def _curve(folder: Path) -> list[dict]:
-    file = folder / 'curve.json'
-    return json.loads(file.read_text()) if file.is_file() else []
+    return read_json(folder / 'curve.json') or []
 
 
 def student_of(model: nn.Module) -> nn.Module:

@@ -72,6 +72,18 @@ def write_section(page: Path, name: str, text: str) -> None:
     page.write_text(new)
 
 
+def _refuse_other_results(target: Path | None, results: dict) -> None:
+    """A copy may be renewed, but not take the place of another experiment or of anything else."""
+    if target is None or not target.exists():
+        return
+    try:
+        there = load_results(target)
+    except ValueError as error:
+        sys.exit(f'report: --json: {error}; nothing was changed')
+    if there.get('identity') != results.get('identity'):
+        sys.exit(f'report: --json {target} holds another experiment; nothing was changed')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line.
 
@@ -92,9 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = [load_results(source) for source in options.source]
     except (OSError, ValueError) as error:
         sys.exit(f'report: {error}')
-    for source, results in zip(options.source, found, strict=True):
+    names = [options.name or section_name(*pair) for pair in zip(options.source, found, strict=True)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice and (options.page or options.short_page):
+        parser.error(f'two sources would write the section {twice[0]!r}: give stores of different names')
+    _refuse_other_results(options.json, found[0])
+    for name, results in zip(names, found, strict=True):
         print_table(results)
-        name = options.name or section_name(source, results)
         if options.page:
             write_section(options.page, name, markdown(results))
         if options.short_page:

@@ -9,7 +9,7 @@ from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
 from mmkd.testing.methods import PLAIN, TEACHER, needs_teacher
 from mmkd.testing.runs import Run
 from mmkd.testing.statistics import mean_with_interval, paired_difference
-from mmkd.testing.store import merge_rows
+from mmkd.testing.store import merge_rows, run_key
 from mmkd.testing.time_budget import budget_note
 from mmkd.testing.training import weights_digest
 from mmkd.testing.worker import hardware_class
@@ -67,7 +67,7 @@ def collect_results(
     """
     rows = merge_rows(_rows(experiment, runs), store)
     if final:
-        rows = [{**row, 'metrics': row['metrics'] | final.scores.get((row['arm'], row['seed']), {})} for row in rows]
+        rows = _with_final_scores(rows, runs, final)
     known = _known_costs(store)
     setting = _setting(experiment, rows, command)
     described = final.described if final else (store or {}).get('setting', {}).get('final')
@@ -81,6 +81,18 @@ def collect_results(
         'notes': _notes(rows),
         'runs': rows,
     }
+
+
+def _with_final_scores(rows: Sequence[dict], runs: Sequence[Run], final: FinalScores) -> list[dict]:
+    """The rows with the scores that were found; a teacher of the same recipe that others trained has none."""
+    teacher = weights_digest(runs[0])
+    scores = {(arm, None if arm == TEACHER else seed): found for (arm, seed), found in final.scores.items()}
+    return [
+        row
+        if row['arm'] == TEACHER and row.get('weights_sha256') != teacher
+        else {**row, 'metrics': row['metrics'] | scores.get(run_key(row), {})}
+        for row in rows
+    ]
 
 
 def _known_costs(store: dict | None) -> dict[str, dict]:
@@ -110,13 +122,20 @@ def _setting(experiment: Experiment, rows: Sequence[dict], command: str) -> dict
         'percent': data.percent,
         'hardware': '; '.join(hardware) or hardware_class(),
         'threads': max((row.get('threads', 1) for row in rows), default=1),
-        'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        'date': _date(rows),
         'command': command,
     }
 
 
+def _date(rows: Sequence[dict]) -> str:
+    """The day on which the last run ended, not that of the report."""
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return max((row['finished'][:10] for row in rows if row.get('finished')), default=today)
+
+
 def _common_metrics(own: Iterable[str], rows: Sequence[dict]) -> list[str]:
-    """The scores that every run has, those of a final split last."""
+    """The scores that every run has, those of a final split last; a lost teacher may be without the latter."""
+    rows = [row for row in rows if row['arm'] != TEACHER] or rows
     names = dict.fromkeys([*own, *(name for row in rows[:1] for name in row['metrics'])])
     return [name for name in names if all(name in row['metrics'] for row in rows)]
 
@@ -206,7 +225,9 @@ def summarise(rows: Sequence[dict], metrics: Sequence[str], costs: dict[str, dic
         mine = [row for row in rows if row['arm'] == arm]
         summary: dict = {'seeds': [row['seed'] for row in mine]}
         for name in metrics:
-            scores = {row['seed']: row['metrics'][name] for row in mine}
+            scores = {row['seed']: row['metrics'][name] for row in mine if name in row['metrics']}
+            if not scores:
+                continue
             summary[name] = mean_with_interval(list(scores.values())).as_dict()
             base = {row['seed']: row['metrics'][name] for row in plain}
             if arm not in (PLAIN, TEACHER) and set(scores) & set(base):

@@ -47,7 +47,8 @@ class Run:
     def checkpoint(self) -> str | None:
         """The finished run's weights, where they are on this machine."""
         path = (self.result or {}).get('checkpoint')
-        return path if path and Path(path).is_file() else None
+        places = [Path(path), self.folder / Path(path).name] if path else []  # the second where the folder was moved
+        return next((str(place) for place in places if place.is_file()), None)
 
     @property
     def progress(self) -> dict:

@@ -6,7 +6,7 @@ is trained again where a missing run needs one, and runs that learned from diffe
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmkd.testing.experiment import Experiment, differences, refuse_other_arm
@@ -69,6 +69,11 @@ def attach_store(experiment: Experiment, runs: Sequence[Run], store: dict) -> No
             refuse_other_arm(experiment, run, run.stored, 'the store')
 
 
+def run_key(row: Mapping) -> tuple[str, int | None]:
+    """What a run is known by: arm and seed; the arm alone for the teacher, which is one for all seeds."""
+    return row['arm'], None if row['arm'] == TEACHER else row['seed']
+
+
 def merge_rows(rows: Sequence[dict], store: dict | None) -> list[dict]:
     """Rows of now and of a store.
 
@@ -81,8 +86,7 @@ def merge_rows(rows: Sequence[dict], store: dict | None) -> list[dict]:
     """
     merged: dict[tuple, dict] = {}
     for row in [*(store or {}).get('runs', []), *rows]:
-        key = row['arm'], row['seed'], row.get('weights_sha256') if row['arm'] == TEACHER else None
-        merged.setdefault(key, row)
+        merged.setdefault((run_key(row), row.get('weights_sha256') if row['arm'] == TEACHER else None), row)
     order = {arm: place for place, arm in enumerate(dict.fromkeys(row['arm'] for row in merged.values()))}
     return sorted(merged.values(), key=lambda row: (row['arm'] != TEACHER, order[row['arm']], row['seed']))
 

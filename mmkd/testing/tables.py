@@ -28,7 +28,7 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
     body = []
     for arm, found in results['arms'].items():
         cells = [arm, str(len(found['seeds']))]
-        cells += [estimate(found[name], percent) for name in metrics]
+        cells += [estimate(found.get(name), percent) for name in metrics]
         if differences:
             cells += [estimate(found.get(f'{name} - plain'), percent, sign=True) for name in metrics]
         cells += [f'{found["parameters"] / 1e6:.2f}' if 'parameters' in found else '-']

@@ -57,7 +57,7 @@ def needed_runs(experiment: Experiment, run: Run, runs: Sequence[Run]) -> list[R
     Returns:
         None, where the epochs are fixed already.
     """
-    if _fixed(run, runs):
+    if _fixed(experiment, run, runs):
         return []
     wanted = {PLAIN, *reference_arms(experiment, run.arm)}
     return [one for one in runs if one.arm in wanted and one.seed == experiment.seeds[0]]
@@ -74,7 +74,7 @@ def time_budget(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict:
     Returns:
         `epochs`, `clock` (`CPU` or `wall`), `as`: the arms, `ratio`: of their time to that of plain.
     """
-    fixed = _fixed(run, runs)
+    fixed = _fixed(experiment, run, runs)
     if fixed:
         return fixed
     needed = {one.arm: one.result or {} for one in needed_runs(experiment, run, runs)}
@@ -86,11 +86,12 @@ def time_budget(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict:
     return {'epochs': epochs, 'clock': 'CPU' if on_cpu else 'wall', 'as': list(needed), 'ratio': round(ratio, 3)}
 
 
-def _fixed(run: Run, runs: Sequence[Run]) -> dict | None:
-    """The budget that an earlier run of the same arm was given."""
+def _fixed(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict | None:
+    """The budget that an earlier run of the same arm, with the same options, was given."""
+    options = [list(pair) for pair in experiment.arms()[run.arm].options]
     for one in runs:
         found = (one.stored or one.record) if one.arm == run.arm else {}
-        if 'epochs' in found and 'ratio' in found:
+        if 'epochs' in found and 'ratio' in found and found.get('options', []) == options:
             return {key: found[key] for key in ('epochs', 'clock', 'as', 'ratio')}
     return None
 

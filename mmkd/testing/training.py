@@ -72,6 +72,7 @@ def run_experiment(
     claim_work_dir(experiment, work_dir)
     with _alone_in(work_dir):
         runs = known_runs(experiment, work_dir, store)
+        _refuse_lost_teacher(experiment, runs)
         failed = _Crew(experiment, runs, jobs, worker).work(watch, poll_seconds)
     if failed:
         raise FailedRunsError(_failure_text(runs, failed), runs)
@@ -113,6 +114,17 @@ def known_runs(experiment: Experiment, work_dir: Path, store: dict | None) -> li
     if any(run.result is None and needs_teacher(experiment.method(run.arm)) for run in runs) and not teacher.checkpoint:
         teacher.stored = None
     return runs
+
+
+def _refuse_lost_teacher(experiment: Experiment, runs: Sequence[Run]) -> None:
+    """A teacher that was trained here must have its weights where a run still learns from it."""
+    teacher = runs[0]
+    waiting = [run for run in runs if run.result is None and needs_teacher(experiment.method(run.arm))]
+    if waiting and teacher.result is not None and not teacher.checkpoint:
+        raise ExperimentError(
+            f'the weights of the teacher are gone, and {waiting[0].arm}, seed {waiting[0].seed} needs them: put '
+            f'{teacher.result.get("checkpoint")} back, or delete {teacher.folder} to train it again.'
+        )
 
 
 class _Crew:

@@ -10,7 +10,9 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmkd.datasets.kitti import KittiDataset
+from mmkd.datasets.kitti_coco import kitti_to_coco
 from mmkd.evaluation.kitti_objects import TYPES
+from mmkd.testing.toy_kitti import make_toy_kitti
 
 REST = '1 2 3 4 5 6 0.1'
 LINES = {
@@ -229,3 +231,21 @@ def test_numbers_in_the_index_are_plain(root):
     info = make(root, serialize_data=False).data_list[0]
     assert json.loads(json.dumps(info)) == info
     assert not any(isinstance(value, np.generic) for item in info['instances'] for value in item.values())
+
+
+def test_images_have_different_numbers_in_coco_json_whatever_they_are_called(tmp_path):
+    make_toy_kitti(tmp_path, train=3)
+    for kind in ('image_2/000001.png', 'label_2/000001.txt'):
+        file = tmp_path / 'training' / kind
+        file.rename(file.with_stem('a drive'.replace(' ', '_')))
+    (tmp_path / 'ImageSets/own.txt').write_text('a_drive\n000000\n')
+    ((file, _),) = kitti_to_coco(tmp_path, ['ImageSets/own.txt'], tmp_path / 'out', own_splits=True)
+    content = json.loads(file.read_text())
+    names = {image['id']: image['file_name'] for image in content['images']}
+    assert sorted(names.values()) == ['training/image_2/000000.png', 'training/image_2/a_drive.png']
+    assert {box['image_id'] for box in content['annotations']} <= set(names)
+
+
+def test_a_class_that_is_named_twice_is_refused(root):
+    with pytest.raises(ValueError, match="'Car' is named twice"):
+        make(root, metainfo={'classes': ('Car', 'car')})

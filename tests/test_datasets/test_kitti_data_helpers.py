@@ -1,6 +1,8 @@
 """Image sizes, anchors, erased regions and another data root."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,3 +122,15 @@ def test_data_root_option_of_the_tools_reaches_the_data_sets():
     cfg = load_config('mmkd::baselines/yolox_tiny_8xb8-100e_kitti.py', {'data_root': '/somewhere'})
     roots = [cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset]
     assert {root.data_root.rstrip('/') for root in roots} == {'/somewhere'}
+
+
+def test_a_user_without_a_home_has_no_cache_and_no_error(monkeypatch, tmp_path):
+    def nobody():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.delenv('MMKD_CACHE', raising=False)
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(Path, 'home', nobody)
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    Image.new('RGB', (30, 20)).save(tmp_path / 'a.png')
+    assert image_sizes(tmp_path, ['a.png']) == [(30, 20)]

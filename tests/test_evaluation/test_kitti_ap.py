@@ -11,6 +11,7 @@ from naive_kitti import as_frames, naive_eval, thresholds_of
 
 from mmkd.evaluation.kitti_ap import average_precision, kitti_eval, mean_ap, score_thresholds
 from mmkd.evaluation.kitti_objects import TYPES
+from mmkd.evaluation.kitti_report import format_table
 
 A, B = (100, 100, 200, 200), (400, 100, 500, 200)
 CAR, FOUND_A = ('Car', 0, 0, A), ('Car', A, 0.9)
@@ -303,3 +304,18 @@ def test_refuses_different_frames():
 def test_other_type_can_be_evaluated_with_an_overlap_of_its_own():
     scene = [([at(A, 'Tram')], [('Tram', A, 0.5)])] * 41
     assert evaluate(scene, classes=['Tram'], min_overlaps={'Tram': 0.7})['Tram']['R40'] == [100, 100, 100]
+
+
+def test_a_class_in_another_case_is_the_same_class():
+    scene = [([CAR, ('Van', 0, 0, B)], [FOUND_A, ('Car', B, 0.95)])] * 50
+    assert evaluate(scene, classes=['car']) == evaluate(scene, classes=['Car'])
+    assert evaluate(scene, classes=['car'], min_overlaps={'CAR': 0.7}) == evaluate(scene, classes=['Car'])
+    with pytest.raises(ValueError, match="'Car' is named twice"):
+        evaluate(scene, classes=['Car', 'car'])
+
+
+def test_few_boxes_are_told_also_where_a_level_has_none():
+    result = {'Car': {'R40': [0, 1, 1], 'R11': [0, 1, 1], 'num_gt': [0, 20, 60]}}
+    assert 'fewer than 41 boxes cap the AP below 100: Car' in format_table(result)
+    result['Car']['num_gt'] = [0, 41, 60]
+    assert 'fewer' not in format_table(result)

@@ -48,3 +48,9 @@ def test_a_misspelt_option_is_refused_by_the_part_that_does_not_exist():
 def test_refuses_what_is_no_arm(text):
     with pytest.raises(ValueError, match='an arm is|an option is'):
         parse_arm(text)
+
+
+@pytest.mark.parametrize('text', ['plain=ssim', 'plain-time=plain', 'plain=plain-time,as=ssim'])
+def test_a_name_of_plain_training_is_no_name_for_something_else(text):
+    with pytest.raises(ValueError, match='is the name of plain training'):
+        parse_arm(text)

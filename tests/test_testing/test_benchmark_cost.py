@@ -13,7 +13,16 @@ from mmengine.registry import init_default_scope
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
 from mmkd.engine.cost_rounds import Times, ratio, summarise, take_turns
 from mmkd.engine.launch import load_config
-from mmkd.testing.benchmark_cost import benchmark, builders, check, main, parse_arguments, peak_memory, rehearse
+from mmkd.testing.benchmark_cost import (
+    benchmark,
+    builders,
+    check,
+    main,
+    parse_arguments,
+    peak_memory,
+    rehearse,
+    without,
+)
 from mmkd.testing.cost_report import cost_figure
 from mmkd.testing.cost_report import main as write_report
 from mmkd.testing.toy_detectors import toy_detector
@@ -247,3 +256,15 @@ def test_measures_on_a_gpu(config: Path, tmp_path: Path):
     found = benchmark(parse_arguments([str(config), *words, '--device', 'cuda']))
     parts = found['settings'][0]['arms'][DISTILLED]['parts']
     assert min(parts.values()) > 0
+
+
+def test_the_memory_of_an_arm_is_asked_for_wherever_the_configuration_stands():
+    options = {'--shape': 2, '--batch': 2, '--json': 1, '--memory': 0}
+    words = ['--memory', 'my.py', '--shape', '64', '96', '--batch', '1', '2', '--json=a b.json', '--threads', '1']
+    assert without(words, options) == ['my.py', '--threads', '1']
+    assert without(['--shape', '64', '96', 'my.py', '--against', 'mmrazor'], options) == [
+        'my.py',
+        '--against',
+        'mmrazor',
+    ]
+    assert without(['--json', 'x.json', 'my.py', '--memory'], options) == ['my.py']

@@ -5,9 +5,12 @@ import pytest
 import torch
 from mmdet.registry import DATASETS, METRICS
 from mmdet.utils import register_all_modules
+from mmengine.registry import init_default_scope
 
 from mmkd.testing.detection_data import detection_data
+from mmkd.testing.hold_back import hold_back
 from mmkd.testing.toy_data import TOY_CLASSES, make_toy_data
+from mmkd.testing.toy_kitti import make_toy_kitti
 
 
 @pytest.fixture
@@ -105,3 +108,27 @@ def test_refuses_a_missing_folder_and_an_unknown_format(toy):
         detection_data(toy, 'voc')
     with pytest.raises(ValueError, match='KITTI has difficulties'):
         detection_data(toy, 'kitti', by_size=True)
+
+
+def test_images_without_an_object_are_not_counted_as_trained_on(tmp_path):
+    root = make_toy_data(tmp_path / 'toy', train=4, val=2)
+    file = root / 'annotations' / 'train.json'
+    content = json.loads(file.read_text())
+    content['annotations'] = [box for box in content['annotations'] if box['image_id'] != 2]
+    file.write_text(json.dumps(content))
+    data = detection_data(root)
+    assert data.counts == (3, 2)
+    init_default_scope('mmdet')
+    assert len(DATASETS.build(dict(data.train, pipeline=[]))) == 3
+    part = hold_back(data, 0.5, tmp_path / 'parts')
+    assert part.counts[0] == len(DATASETS.build(dict(part.train, pipeline=[])))
+
+
+def test_frames_without_an_object_that_counts_are_not_counted_as_trained_on(tmp_path):
+    root = make_toy_kitti(tmp_path / 'kitti', train=3)
+    label = root / 'training' / 'label_2' / '000001.txt'
+    label.write_text(''.join(line.replace('Car ', 'Van ') for line in label.open() if line[:4] in ('Car ', 'Dont')))
+    data = detection_data(root, 'kitti')
+    init_default_scope('mmdet')
+    assert data.counts == (2, 1)
+    assert len(DATASETS.build(dict(data.train, pipeline=[], cache_dir=str(tmp_path)))) == 2

@@ -313,3 +313,28 @@ def test_plain_time_sees_more_batches_and_the_same_start(experiment):
         {'arm': 'long', 'seed': 0, 'file': 'plain-time', 'initial_sha256': 'x', 'batches_sha256': 'longer'},
     ]
     assert unfair_rows(rows) == ['long, seed 0: other initial student than plain']
+
+
+def test_a_folder_may_be_moved_with_its_weights(experiment, run, tmp_path):
+    run(experiment)
+    (tmp_path / 'work').rename(tmp_path / 'moved')
+    for one in runs_of(experiment, tmp_path / 'moved'):
+        assert one.checkpoint == str(one.folder / 'epoch_1.pth')
+
+
+def test_a_teacher_without_weights_is_said_before_a_run_that_needs_them(experiment, run, tmp_path):
+    run(experiment)
+    (tmp_path / 'work/teacher/epoch_1.pth').unlink()
+    assert run(experiment)[1] == []  # nothing needs them
+    with pytest.raises(ExperimentError, match='weights of the teacher are gone.*l2, seed 3 needs them.*work/teacher'):
+        run(dataclasses.replace(experiment, methods=('plain', 'ssim', 'l2')))
+
+
+def test_a_begun_stretched_run_keeps_no_budget_of_another_arm(experiment, run, monkeypatch):
+    arms = ('plain', 'ssim', 'mssd')
+    monkeypatch.setenv('FAIL', 'timed')
+    with pytest.raises(FailedRunsError):
+        run(dataclasses.replace(experiment, methods=(*arms, 'timed=plain-time,as=mssd')))
+    monkeypatch.delenv('FAIL')
+    runs, _ = run(dataclasses.replace(experiment, methods=(*arms, 'timed=plain-time,as=ssim')))
+    assert (runs[-1].record['as'], runs[-1].record['epochs']) == (['ssim'], 3)

@@ -8,7 +8,7 @@ from mmkd.testing import comparison, final_score
 from mmkd.testing.compare_methods import main, parse_options
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.final_score import FinalSplit, final_scores
-from mmkd.testing.runs import ExperimentError, Run
+from mmkd.testing.runs import ExperimentError, Run, write_json
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
 
@@ -72,3 +72,11 @@ def test_it_needs_a_split_of_own_data_and_chooses_nothing(more):
     with pytest.raises(SystemExit) as stop:
         parse_options(['--final-split', 'test', *more])
     assert stop.value.code == 2
+
+
+def test_what_an_interrupted_call_has_scored_is_taken_up(data, tmp_path):
+    final = FinalSplit('test', detection_data(data, splits=('train', 'test')))
+    metrics = {'AP': 0.5, 'AP50': 0.7, 'AP test': 0.4, 'AP50 test': 0.6}
+    write_json(tmp_path / 'result.json', {'metrics': metrics, 'finished': 'then'})
+    run = Run('plain', 3, tmp_path, stored={'metrics': {'AP': 0.5, 'AP50': 0.7}, 'finished': 'then'})
+    assert final_scores([run], final) == {('plain', 3): {'AP test': 0.4, 'AP50 test': 0.6}}

@@ -43,3 +43,26 @@ def test_refuses_an_empty_part(tmp_path):
     data = detection_data(make_toy_data(tmp_path / 'toy', train=4, val=2))
     with pytest.raises(ValueError, match='leaves an empty part'):
         hold_back(data, 0.01, tmp_path / 'parts')
+
+
+@pytest.mark.parametrize('layout', ['coco', 'kitti'])
+def test_parts_of_another_call_are_not_replaced(tmp_path, layout):
+    root = (make_toy_data if layout == 'coco' else make_toy_kitti)(tmp_path / 'toy', train=8, val=2)
+    data = detection_data(root, layout)
+    part = hold_back(data, 0.25, tmp_path / 'parts')
+    before = Path(part.train['ann_file']).read_bytes()
+    with pytest.raises(FileExistsError, match='another part of the data'):
+        hold_back(data, 0.5, tmp_path / 'parts')
+    assert Path(part.train['ann_file']).read_bytes() == before
+    assert hold_back(data, 0.25, tmp_path / 'parts') == part
+
+
+def test_sizes_are_those_of_the_images_that_are_held_back(tmp_path):
+    root = make_toy_data(tmp_path / 'toy', train=6, val=2, objects='small')
+    file = root / 'annotations' / 'train.json'
+    content = json.loads(file.read_text())
+    content['annotations'] = [dict(box, area=100) for box in content['annotations']]
+    file.write_text(json.dumps(content))
+    data = detection_data(root, by_size=True)
+    assert 'AP_medium' in data.metrics.values()
+    assert list(hold_back(data, 0.5, tmp_path / 'parts').metrics.values()) == ['AP', 'AP50', 'AP_small']

@@ -156,3 +156,23 @@ def test_what_is_no_result_is_said_in_one_line(tmp_path, content, message):
         file.write_text(content)
     with pytest.raises(SystemExit, match=message):
         main([str(file)])
+
+
+def test_two_experiments_of_one_name_do_not_share_a_section(results, tmp_path, capsys):
+    for name in 'ab':
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'results.json').write_text(json.dumps(results))
+    words = [str(tmp_path / 'a'), str(tmp_path / 'b'), '--page', str(tmp_path / 'page.md')]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "two sources would write the section 'cells'" in capsys.readouterr().err
+    assert not (tmp_path / 'page.md').exists()
+
+
+def test_the_results_of_another_experiment_are_not_replaced(results, tmp_path):
+    source, target = tmp_path / 'a.json', tmp_path / 'b.json'
+    source.write_text(json.dumps(results))
+    target.write_text(json.dumps({**results, 'identity': {'data': 'another'}}))
+    with pytest.raises(SystemExit, match='another experiment'):
+        main([str(source), '--json', str(target)])
+    assert json.loads(target.read_text())['identity'] == {'data': 'another'}

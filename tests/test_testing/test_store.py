@@ -5,16 +5,20 @@ import json
 import pytest
 from rich.console import Console
 
+from mmkd.testing import comparison
 from mmkd.testing.comparison import Place, compare
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment, runs_of
 from mmkd.testing.fairness import other_teachers
+from mmkd.testing.final_score import FinalSplit
+from mmkd.testing.html_report import html_page
 from mmkd.testing.recipe import Schedule
-from mmkd.testing.results import collect_results
+from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, write_json
 from mmkd.testing.store import read_store, write_store
+from mmkd.testing.tables import table_rows
 from mmkd.testing.toy_data import make_toy_data
-from mmkd.testing.training import known_runs
+from mmkd.testing.training import FailedRunsError, known_runs
 
 
 @pytest.fixture
@@ -164,3 +168,67 @@ def test_a_report_from_a_store_alone_leaves_it_and_names_the_command_that_traine
 def test_a_store_in_a_folder_that_is_not_there_is_a_mistake(experiment, tmp_path):
     with pytest.raises(ExperimentError, match='there is no folder'):
         read_store(tmp_path / 'nowhere' / 'x.json', experiment)
+
+
+def test_the_teacher_is_one_whatever_seeds_are_asked_for(experiment, tmp_path):
+    runs = runs_of(experiment, tmp_path / 'work')
+    for run in runs:
+        _finish(run, experiment)
+    write_store(tmp_path / 'store.json', collect_results(experiment, runs, {}))
+    asked = dataclasses.replace(experiment, seeds=(1,))
+    store = read_store(tmp_path / 'store.json', asked)
+    results = collect_results(asked, known_runs(asked, tmp_path / 'work', store), {}, store=store)
+    assert results['arms']['teacher']['seeds'] == [0]
+
+
+def test_a_final_score_belongs_to_the_teacher_that_was_scored_and_a_lost_one_leaves_the_column(
+    experiment, stored, tmp_path
+):
+    store = read_store(stored, experiment)
+    runs = known_runs(experiment, tmp_path / 'here', store)
+    for run in runs:
+        if run.result is None:
+            _finish(run, experiment, teacher='U', when='now')
+    final = FinalScores({(run.arm, run.seed): {'AP test': 0.1} for run in runs}, {'split': 'test', 'images': 2})
+    results = collect_results(experiment, runs, {}, store=store, final=final)
+    scored = {row['weights_sha256']: 'AP test' in row['metrics'] for row in results['runs'] if row['arm'] == 'teacher'}
+    assert scored == {'T': False, 'U': True}
+    assert results['setting']['metrics'] == ['AP', 'AP50', 'AP test']
+    heads, body = table_rows(results)
+    assert [row[heads.index('AP test')] for row in body][:2] == ['-', '10.0 ± 0.0']
+    html_page([results])
+
+
+def test_runs_that_another_process_adds_to_the_store_meanwhile_stay(experiment, stored, tmp_path, monkeypatch):
+    def draw(*_):
+        content = json.loads(stored.read_text())
+        content['runs'].append({**content['runs'][1], 'arm': 'l2'})
+        write_store(stored, content)
+        return []
+
+    monkeypatch.setattr(comparison, 'draw_pictures', draw)
+    compare(experiment, Place(tmp_path / 'empty', stored), Console(file=io.StringIO()), train=False)
+    assert 'l2' in [row['arm'] for row in json.loads(stored.read_text())['runs']]
+
+
+def test_failed_runs_are_named_also_where_a_final_split_was_asked_for(experiment, tmp_path, monkeypatch):
+    def train(*_, **__):
+        runs = runs_of(experiment, tmp_path / 'work')
+        for run in runs[:2]:
+            _finish(run, experiment)
+        raise FailedRunsError('the disk is full', runs)
+
+    monkeypatch.setattr(comparison, 'run_experiment', train)
+    for name in ('check_arms', '_costs', 'draw_pictures'):
+        monkeypatch.setattr(comparison, name, lambda *_: {})
+    place = Place(tmp_path / 'work', final=FinalSplit('test', experiment.data))
+    with pytest.raises(FailedRunsError, match='the disk is full') as failure:
+        compare(experiment, place, Console(file=io.StringIO()))
+    assert list(failure.value.results['arms']) == ['teacher', 'plain']
+
+
+def test_the_date_is_that_of_the_last_run_and_not_of_the_report(experiment, tmp_path):
+    runs = runs_of(experiment, tmp_path / 'work')
+    for run in runs:
+        _finish(run, experiment, when=f'2025-03-0{1 + run.seed}T10:00:00+00:00')
+    assert collect_results(experiment, runs, {})['setting']['date'] == '2025-03-02'
