@@ -30,8 +30,9 @@ def load_student(run_config: Path, checkpoint: str | None = None) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model_cfg = cfg.model.get('architecture', cfg.model)
     model = MODELS.build(model_cfg)
-    model.init_weights()
-    if checkpoint is not None:
+    if checkpoint is None:
+        model.init_weights()
+    else:  # nothing is fetched that would be replaced
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     return model.eval()
 
@@ -67,15 +68,20 @@ def model_cost(model: nn.Module, samples: list[dict], repeats: int = 2) -> dict[
 
     Returns:
         `parameters`; `gflops`: multiply-adds / 1e9 of the padded image, as MMDetection counts them; `ms`: batch 1,
-        pre- and post-processing of tensors included, loading not.
+        pre- and post-processing of tensors included, loading not; on the GPU where there is one.
     """
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    if torch.cuda.is_available():
+        model = model.to('cuda')
     batches = [collate(sample) for sample in samples]
     times = []
     with torch.no_grad():
         model.test_step(batches[0])
+        wait()
         for batch in batches * repeats:
             start = time.perf_counter()
             model.test_step(batch)
+            wait()
             times.append(time.perf_counter() - start)
     return {
         'parameters': sum(p.numel() for p in model.parameters()),

@@ -176,8 +176,11 @@ def teacher_note(rows: Sequence[dict]) -> str:
         rows: One dict a run, of one teacher.
 
     Returns:
-        A sentence; empty where the teacher is better than plain, or one of them has no run.
+        A sentence; empty where the teacher is better than plain, one of them has no run, or no arm learns from it.
     """
+    others = [row for row in rows if row['arm'] not in (TEACHER, PLAIN)]
+    if others and not any(needs_teacher(row.get('file') or row.get('method') or row['arm']) for row in others):
+        return ''
     scores = {
         arm: [next(iter(row['metrics'].values())) for row in rows if row['arm'] == arm] for arm in (TEACHER, PLAIN)
     }

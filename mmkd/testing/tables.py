@@ -124,6 +124,12 @@ def notes(results: dict) -> list[str]:
         f'{setting["date"]}. "train s" and "ms/image" are clock time, rough on a shared machine; "CPU s" is not.',
         *results.get('notes', []),
     ]
+    final = setting.get('final')
+    if final:
+        texts.append(
+            f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, {final["images"]} images, '
+            'read when all runs were finished.'
+        )
     if not results['unfair']:
         texts.append('Checked in every pair: same initial student, same batches (digests in the JSON file).')
     return texts

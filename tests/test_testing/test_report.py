@@ -57,6 +57,19 @@ def test_a_teacher_that_is_no_better_than_plain_is_named(score, said):
     assert teacher_note(rows[1:]) == teacher_note(rows[:1]) == ''
 
 
+def test_a_teacher_that_nobody_learned_from_is_not_named():
+    rows = [_row('teacher', 0, 0.1), _row('plain', 0, 0.3), _row('mssd', 0, 0.3)]
+    assert teacher_note(rows) == ''
+    assert teacher_note([*rows, {**_row('x', 0, 0.3), 'file': 'ssim'}]) != ''
+
+
+def test_the_columns_of_a_final_split_are_explained(results):
+    assert 'final' not in markdown(results)
+    results['setting']['final'] = {'split': 'test', 'images': 72}
+    said = 'Columns that end in "test" are scores on the split test, 72 images, read when all runs were finished.'
+    assert said in markdown(results) and said.replace('"', '&quot;') in html_page([results])
+
+
 def test_what_a_distillation_did_is_shown_where_it_was_measured(results):
     assert 'gradient / task' not in markdown(results) + html_page([results])
     found = dict(name='loss_ssim', readings=16, weight=4.0, share=0.25, cosine=-0.5, negative=1.0)
