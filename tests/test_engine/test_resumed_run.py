@@ -108,6 +108,7 @@ def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, 
     path = tmp_path / 'run' / 'epoch_1.pth'
     checkpoint = load(path)
     checkpoint['mmkd'].update(world_size=2, rng=checkpoint['mmkd']['rng'] * 2)
+    checkpoint['meta'].update(iter=1)
     torch.save(checkpoint, path)
     with pytest.raises(ResumeError, match='had 2 processes, now 1'):
         run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(path))
@@ -115,14 +116,19 @@ def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, 
     assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(5e-4)
     log = max((tmp_path / 'run').rglob('*.log'), key=lambda p: p.stat().st_mtime).read_text()
     assert 'had 2 processes, now 1: its learning rate is multiplied by 0.5' in log
+    again = run(copy.deepcopy(cfg), tmp_path / 'run', resume='auto')  # 5 iterations in two epochs are no mistake
+    assert (again.epoch, again.iter) == (2, 5)
 
 
 def test_resuming_inside_an_epoch_is_refused_with_the_epoch_loop(distill_config, run, tmp_path):
+    """Also behind its last iteration, where MMEngine notes the epoch as one that is to come; and whatever is scaled."""
     cfg = distill_config(epochs=1)
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=3, by_epoch=False)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, by_epoch=False)
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=2)
     run(copy.deepcopy(cfg), tmp_path / 'run')
-    with pytest.raises(ResumeError, match='written inside an epoch'):
-        run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(tmp_path / 'run' / 'iter_3.pth'))
+    for name, scale in (('iter_3.pth', True), ('iter_4.pth', False)):
+        with pytest.raises(ResumeError, match='written inside an epoch'):
+            run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(tmp_path / 'run' / name), auto_scale_lr=scale)
 
 
 def test_resuming_with_another_teacher_is_refused(distill_config, run, tmp_path):

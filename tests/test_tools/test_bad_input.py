@@ -207,7 +207,7 @@ def test_testing_refuses_an_out_file_of_another_kind(
     [
         (lambda saved: saved['mmkd']['teacher'].update(sha256='0' * 64), 'another teacher'),
         (lambda saved: saved['mmkd'].update(world_size=4), '4 processes, now 1'),
-        (lambda saved: saved['meta'].update(iter=1), 'inside an epoch'),
+        (lambda saved: saved['mmkd'].update(inside_epoch=True), 'inside an epoch'),
         (lambda saved: saved.pop('mmkd'), 'not written by a distillation'),
     ],
     ids=['teacher', 'processes', 'inside an epoch', 'plain'],

@@ -29,8 +29,9 @@ class DistillCheckpointHook(Hook):
     """Saves and restores what a distillation needs beside its student.
 
     `checkpoint['mmkd']` holds the version, the states of the modules saved apart (`distiller`, ...; with EMA also
-    `ema_*`), the random state of every process, the number of processes, and the teacher's name and hash;
-    `meta['cfg']` is the plain student's configuration, which is also written to `student.py` in the work directory.
+    `ema_*`), the random state of every process, the number of processes, whether it was written inside an epoch, and
+    the teacher's name and hash; `meta['cfg']` is the plain student's configuration, which is also written to
+    `student.py` in the work directory.
     Validation leaves no trace in the random state, so that a resumed run continues as the uninterrupted one would.
     Algorithms bring this hook by themselves.
     """
@@ -43,6 +44,7 @@ class DistillCheckpointHook(Hook):
         self._resumed: dict[str, Any] | None = None
         self._before_val: dict[str, Any] | None = None
         self._loading: LoadingState | None = None
+        self._inside_epoch = False
 
     @staticmethod
     def _model(runner: Runner) -> nn.Module:
@@ -61,6 +63,7 @@ class DistillCheckpointHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The first batch is there: loading has begun where it should."""
+        self._inside_epoch = True
         if runner.iter == self._loading.begin:
             self._loading.first_batch()
 
@@ -88,6 +91,7 @@ class DistillCheckpointHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Collect the random states of all processes before the checkpoint is written."""
+        self._inside_epoch = False
         self._rng = all_gather_object(self._loading.collect(runner.iter))
 
     def after_train_iter(
@@ -111,6 +115,7 @@ class DistillCheckpointHook(Hook):
         rng = self._rng if self._rng is not None else [get_random_state()]
         teacher = getattr(model, '_teacher', None)
         checkpoint['mmkd'] = dict(states, version=__version__, rng=rng, world_size=get_world_size())
+        checkpoint['mmkd']['inside_epoch'] = self._inside_epoch
         if teacher is not None:
             known = dict(config=teacher.source.name, sha256=teacher.sha256, options=str(teacher.options))
             checkpoint['mmkd']['teacher'] = known
@@ -173,9 +178,10 @@ class DistillCheckpointHook(Hook):
                 f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}: the batch and with it '
                 'the learning rate would change. Use the same number, or --auto-scale-lr.'
             )
-        length = len(runner.train_dataloader)
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and meta['iter'] % length and not scaled:
+        # the number of iterations says it only where all epochs had the same length
+        inside = saved.get('inside_epoch', meta['iter'] % len(runner.train_dataloader) and not scaled)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and inside:
             raise ResumeError(
-                f'The checkpoint was written inside an epoch (iteration {meta["iter"]}, {length} in an epoch); an '
-                'epoch-based run resumes at epoch boundaries only. Use an earlier checkpoint or IterBasedTrainLoop.'
+                f'The checkpoint was written inside an epoch (behind iteration {meta["iter"]}); an epoch-based run '
+                "resumes from an epoch's checkpoint only. Use one of those, or IterBasedTrainLoop."
             )
