@@ -14,7 +14,10 @@ from mmkd.evaluation.kitti_report import evaluate_folders, format_table, write_j
 
 def _overlap(text: str) -> tuple[str, float]:
     name, _, value = text.partition('=')
-    return name, float(value)
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'an overlap is NAME=IOU, such as Car=0.5, got {text!r}') from None
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,11 +48,11 @@ def main() -> None:
         result = evaluate_folders(
             args.labels, args.results, split=args.split, classes=args.classes, min_overlaps=dict(args.min_overlap)
         )
+        print(format_table(result))
         if args.json:
             write_json(result, args.json)
     except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    print(format_table(result))
 
 
 if __name__ == '__main__':

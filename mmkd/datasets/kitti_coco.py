@@ -54,7 +54,9 @@ def kitti_to_coco(
     documents = [_document(data_root, split, options) for split in splits]
     out_dir.mkdir(parents=True, exist_ok=True)
     for path, document in zip(paths, documents, strict=True):
-        path.write_text(json.dumps(document, separators=(',', ':')) + '\n', encoding='utf-8')
+        part = path.with_name(f'.{path.name}.part')  # whole or not there
+        part.write_text(json.dumps(document, separators=(',', ':')) + '\n', encoding='utf-8')
+        part.replace(path)
     return [(path, len(document['images'])) for path, document in zip(paths, documents, strict=True)]
 
 

@@ -21,6 +21,7 @@ from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workb
 from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
+from mmkd.testing.methods import config_root
 from mmkd.testing.runs import write_json
 from mmkd.testing.worker import hardware_class
 
@@ -225,7 +226,7 @@ def peak_memory(build: Any, device: str) -> int:
 
 def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[int], batch: int) -> float:
     """`peak_memory` in MiB in a new process whose freed memory goes back to the system at once."""
-    tool = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark_cost.py'
+    tool = config_root().parent / 'tools' / 'benchmark_cost.py'
     words = without(args.command, {'--shape': 2, '--batch': len(args.batch), '--json': 1, '--memory': 0})
     words += ['--shape', *map(str, shape), '--batch', str(batch), '--memory-of', name]
     environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}

@@ -18,8 +18,8 @@ from pathlib import Path
 from mmkd.evaluation.kitti_files import read_labels, read_split, result_line
 from mmkd.evaluation.kitti_objects import TYPES
 from mmkd.testing.data import shared_data
+from mmkd.testing.methods import config_root
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'eval_kitti.py'
 # A child's ru_maxrss starts from its parent's size; VmHWM (kB) is its own.
 _RUN_AND_TELL_PEAK = """
 import runpy, sys
@@ -28,6 +28,11 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')), file=sys.stderr)
 """
 _DETECTED = ('Car', 'Pedestrian', 'Cyclist')
+
+
+def tool() -> Path:
+    """The script that is measured, of a checkout or of an installed package."""
+    return config_root().parent / 'tools' / 'eval_kitti.py'
 
 
 def write_labels(folder: Path, names: Sequence[str], archive: Path, *, copies: int) -> list[str]:
@@ -75,7 +80,7 @@ def plain_parse_seconds(folders: Sequence[Path], names: Sequence[str]) -> float:
 def command_cost(labels: Path, results: Path, split: Path) -> tuple[float, float, float]:
     """Wall and processor seconds and peak memory in MB of the whole command, start of Python included."""
     arguments = ['--labels', str(labels), '--results', str(results), '--split', str(split)]
-    command = [sys.executable, '-c', _RUN_AND_TELL_PEAK, str(TOOL), *arguments]
+    command = [sys.executable, '-c', _RUN_AND_TELL_PEAK, str(tool()), *arguments]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said = process.stderr.read()

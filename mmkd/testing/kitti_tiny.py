@@ -16,8 +16,8 @@ from mmengine.logging import MMLogger
 from mmkd.datasets.data_root import move_data_root
 from mmkd.engine.launch import load_config, prepare_training, train
 from mmkd.testing.data import shared_data
+from mmkd.testing.methods import config_root
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 STRIDE = 32
 
 
@@ -102,8 +102,9 @@ def _drop_downloads(node: dict) -> None:
 
 def shipped_configs() -> list[Path]:
     """Baselines first, so that the teachers of the pairs are trained when they are needed."""
-    baselines = sorted((CONFIGS / 'baselines').glob('*_kitti.py'))
-    return baselines + sorted(set(CONFIGS.glob('*/*_kitti.py')) - set(baselines))
+    root = config_root()
+    baselines = sorted((root / 'baselines').glob('*_kitti.py'))
+    return baselines + sorted(set(root.glob('*/*_kitti.py')) - set(baselines))
 
 
 def run(path: Path, work_dir: Path, options: dict | None, **how: Any) -> str:

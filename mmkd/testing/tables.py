@@ -127,8 +127,8 @@ def notes(results: dict) -> list[str]:
     final = setting.get('final')
     if final:
         texts.append(
-            f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, {final["images"]} images, '
-            'read when all runs were finished.'
+            f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, '
+            f'{final["images"]} images, read when all runs were finished.'
         )
     if not results['unfair']:
         texts.append('Checked in every pair: same initial student, same batches (digests in the JSON file).')

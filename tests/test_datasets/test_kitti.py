@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +250,19 @@ def test_images_have_different_numbers_in_coco_json_whatever_they_are_called(tmp
 def test_a_class_that_is_named_twice_is_refused(root):
     with pytest.raises(ValueError, match="'Car' is named twice"):
         make(root, metainfo={'classes': ('Car', 'car')})
+
+
+def test_a_conversion_that_the_disk_ended_leaves_no_half_file(tmp_path, monkeypatch):
+    make_toy_kitti(tmp_path)
+    whole = Path.write_text
+
+    def half(self, text, **options):
+        whole(self, text[: len(text) // 2], **options)
+        raise OSError('no space left on device')
+
+    monkeypatch.setattr(Path, 'write_text', half)
+    with pytest.raises(OSError, match='no space'):
+        kitti_to_coco(tmp_path, ['ImageSets/train.txt'], tmp_path / 'out', own_splits=True)
+    monkeypatch.setattr(Path, 'write_text', whole)
+    assert not (tmp_path / 'out' / 'train.json').exists()
+    kitti_to_coco(tmp_path, ['ImageSets/train.txt'], tmp_path / 'out', own_splits=True)

@@ -1,5 +1,9 @@
+import argparse
+import subprocess
+
 import pytest
 
+from mmkd.testing import benchmark_cost, benchmark_kitti, kitti_tiny
 from mmkd.testing.methods import distilled_model, known_methods, method_distiller, needs_teacher
 
 
@@ -48,3 +52,19 @@ def test_every_method_gets_its_algorithm_around_the_same_student():
 def test_a_method_with_a_teacher_is_not_built_without():
     with pytest.raises(ValueError, match='ssim needs a teacher'):
         distilled_model(dict(type='X'), 'ssim')
+
+
+def test_modules_find_configs_and_tools_of_an_installed_package(tmp_path, monkeypatch):
+    made = tmp_path / '.mim' / 'configs'
+    (made / 'baselines').mkdir(parents=True)
+    (made / 'baselines' / 'x_kitti.py').touch()
+    for module in (kitti_tiny, benchmark_cost, benchmark_kitti):
+        monkeypatch.setattr(module, 'config_root', lambda: made)
+    assert kitti_tiny.shipped_configs() == [made / 'baselines' / 'x_kitti.py']
+    assert benchmark_kitti.tool() == tmp_path / '.mim' / 'tools' / 'eval_kitti.py'
+    started = []
+    done = subprocess.CompletedProcess([], 0, stdout='1048576')
+    monkeypatch.setattr(subprocess, 'run', lambda command, **_: started.extend(command) or done)
+    args = argparse.Namespace(command=['x.py'], batch=[1])
+    assert benchmark_cost.memory_in_own_process(args, 'plain', (64, 64), 1) == 1
+    assert str(tmp_path / '.mim' / 'tools' / 'benchmark_cost.py') in started

@@ -107,3 +107,16 @@ def test_starts_without_torch_and_mmengine(folders):
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'
+
+
+def test_the_table_is_printed_also_where_the_json_cannot_be_written(folders, tmp_path):
+    done = run('--labels', folders[0], '--results', folders[1], '--json', tmp_path / 'no' / 'ap.json')
+    assert done.returncode == 1
+    assert '50/50/50' in done.stdout
+    assert done.stderr.splitlines()[-1].startswith('error: ') and 'ap.json' in done.stderr
+
+
+def test_an_overlap_without_a_value_is_said_to_be_one(folders):
+    done = run('--labels', folders[0], '--results', folders[1], '--min-overlap', 'Car')
+    assert done.returncode == 2
+    assert "an overlap is NAME=IOU, such as Car=0.5, got 'Car'" in done.stderr
