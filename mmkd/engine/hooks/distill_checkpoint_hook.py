@@ -124,7 +124,8 @@ class DistillCheckpointHook(Hook):
         """On resuming, restore what `before_save_checkpoint` added; `load_from` takes the student alone.
 
         Raises:
-            ResumeError: another teacher, another number of processes, or a checkpoint from inside an epoch.
+            ResumeError: another teacher, another number of processes, a checkpoint from inside an epoch, or one
+                without the optimiser's state.
         """
         if not runner._resume:
             return
@@ -171,6 +172,12 @@ class DistillCheckpointHook(Hook):
                 f'{teacher.options}: its features differ a little.',
                 logger='current',
                 level=30,
+            )
+        missing = [part for part in ('optimizer', 'param_schedulers') if part not in checkpoint]
+        if missing:
+            raise ResumeError(
+                f'The checkpoint to resume holds no {" and no ".join(missing)}, as the best_*.pth of CheckpointHook. '
+                'Use one of epoch_*.pth or iter_*.pth; to start from its weights, use load_from without resume.'
             )
         scaled = (runner.auto_scale_lr or {}).get('enable', False)
         if saved['world_size'] != get_world_size() and not scaled:

@@ -47,7 +47,7 @@ class ExplorationCoder(nn.Module):
         in_channels: C of the student's feature, >= 2.
         out_channels: channels of the teacher's feature.
         factor_channels: B >= 2, the same as on the teacher's side. None means the geometric mean of `in_channels` and
-            `out_channels`, rounded up to a multiple of 8, at most 64, which both sides find (64 without `out_channels`).
+            `out_channels`, rounded up to 8 channels, at most 64, the same on both sides (64 without `out_channels`).
         inherit_ratio: share of the channels that inherits, in (0, 1); each part has at least one.
 
     Raises:
