@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from mmkd.testing.diagnosis_table import diagnosis_rows
-from mmkd.testing.methods import PLAIN, TEACHER
-from mmkd.testing.tables import caption, notes, table_rows
+from mmkd.testing.methods import PLAIN
+from mmkd.testing.tables import caption, notes, open_points, table_rows
 from mmkd.visualization.svg_plots import SERIES, interval_plot, line_plot
 
 # Light and dark values of the colours of the arms: Okabe and Ito's, lighter on a dark ground.
@@ -81,12 +81,10 @@ def _section(results: dict) -> str:
 
 def _warnings(results: dict) -> str:
     texts = [f'Not comparable: {text}' for text in results['unfair']]
-    texts += [f'Not finished: {text}' for text in results.get('missing', [])]
+    texts += open_points(results)
     seeds = len(results['setting']['seeds'])
     if seeds < 3:
         texts.append(f'{seeds} seed{"s" * (seeds > 1)} only: differences of this size can be chance.')
-    if len({tuple(found['seeds']) for arm, found in results['arms'].items() if arm != TEACHER}) > 1:
-        texts.append('Not every arm has the same seeds; differences to plain use the seeds that both have.')
     return ''.join(f'<p class="warn">{escape(text)}</p>' for text in texts)
 
 

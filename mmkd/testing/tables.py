@@ -135,6 +135,22 @@ def notes(results: dict) -> list[str]:
     return texts
 
 
+def open_points(results: dict) -> list[str]:
+    """What an experiment still lacks: runs, or seeds of some arms.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        Sentences; none where it is whole.
+    """
+    missing = '; '.join(results.get('missing', []))
+    texts = [f'Not finished: {missing}.'] if missing else []
+    if len({tuple(found['seeds']) for arm, found in results['arms'].items() if arm != TEACHER}) > 1:
+        texts.append('Not every arm has the same seeds; differences to plain use the seeds that both have.')
+    return texts
+
+
 def markdown(results: dict) -> str:
     """The table for a page of the docs, with everything a reader needs to judge it."""
     lines = _markdown_table(*table_rows(results))
@@ -143,6 +159,7 @@ def markdown(results: dict) -> str:
     if body:
         texts.append('What each distillation did ([columns](diagnosis.md#what-is-measured)):')
         texts.append('\n'.join(_markdown_table(heads, body)))
+    texts += open_points(results)
     if results['unfair']:
         texts.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
     if results['setting']['command']:

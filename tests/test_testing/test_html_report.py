@@ -74,7 +74,7 @@ def test_unfair_and_missing_runs_and_few_seeds_are_warnings(results):
 
     assert warnings() == []
     found = warnings(unfair=['x: other batches'], missing=['y, seed 1'], setting={**results['setting'], 'seeds': [0]})
-    assert found[:2] == ['Not comparable: x: other batches', 'Not finished: y, seed 1']
+    assert found[:2] == ['Not comparable: x: other batches', 'Not finished: y, seed 1.']
     assert '1 seed' in found[2]
 
 

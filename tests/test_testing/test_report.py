@@ -63,6 +63,15 @@ def test_a_teacher_that_nobody_learned_from_is_not_named():
     assert teacher_note([*rows, {**_row('x', 0, 0.3), 'file': 'ssim'}]) != ''
 
 
+def test_a_page_says_what_is_not_finished_and_that_seeds_differ(results):
+    assert 'Not finished' not in markdown(results) and 'same seeds' not in markdown(results)
+    results['missing'] = ['ssim, seed 3', 'plain, seed 4']
+    results['arms']['ssim']['seeds'] = [1, 2, 3]
+    for text in (markdown(results), html_page([results])):
+        assert text.count('Not finished: ssim, seed 3; plain, seed 4.') == 1
+        assert text.count('Not every arm has the same seeds') == 1
+
+
 def test_the_columns_of_a_final_split_are_explained(results):
     assert 'final' not in markdown(results)
     results['setting']['final'] = {'split': 'test', 'images': 72}
