@@ -47,8 +47,12 @@ def test_two_processes_equal_one_with_the_doubled_batch(results, case):
         for name, expected in whole.items():
             found = rank[case]['grads'][name]
             # float32 sums in another order; a normaliser of one process alone is off by more than a percent. A bias
-            # before a standardisation has gradient 0 but for rounding
-            assert float((expected - found).norm()) <= 5e-4 * max(float(expected.norm()), 1e-4 * largest, 5e-3), name
+            # before a standardisation has gradient 0 but for rounding. The exploration's L1 distance has a gradient of
+            # constant size, whose sign rounding decides where two entries are equal
+            tolerance = 5e-3 if 'explore' in name else 5e-4
+            assert float((expected - found).norm()) <= tolerance * max(float(expected.norm()), 1e-4 * largest, 5e-3), (
+                name
+            )
 
 
 def test_both_ranks_distil(results):
