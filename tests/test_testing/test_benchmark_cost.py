@@ -196,7 +196,7 @@ def test_refuses_bad_numbers_and_words(words: list[str], capsys: pytest.CaptureF
 def test_peak_memory_is_that_of_the_steps_alone(config: Path, monkeypatch: pytest.MonkeyPatch):
     class Held:
         def step(self) -> None:
-            torch.ones(64 * 2**20).sum()  # 256 MiB for a moment: more than the C library takes from what was freed before
+            torch.ones(64 * 2**20).sum()  # 256 MiB: more than the C library takes from what was freed before
 
     assert 240 <= peak_memory(Held, 'cpu') / 2**20 < 300
     steps = []
