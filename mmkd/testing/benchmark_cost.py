@@ -22,6 +22,7 @@ from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
 from mmkd.testing.methods import config_root
+from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, process_memory
 from mmkd.testing.runs import write_json
 from mmkd.testing.worker import hardware_class
 
@@ -189,19 +190,6 @@ def weights(arms: Sequence[Arm]) -> dict[str, float]:
     return found
 
 
-def process_memory(entry: str) -> int:
-    """A figure of /proc/self/status in bytes.
-
-    Raises:
-        RuntimeError: not on Linux.
-    """
-    path = Path('/proc/self/status')
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith(f'{entry}:'):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {entry}; memory on the CPU is measured on Linux only.')
-
-
 def rehearse(cfg: Any, args: argparse.Namespace) -> None:
     """One step of the arm on a small input: what is loaded once in a process is no memory of a training step."""
     small = tuple(min(size, 128) for size in args.shape[0])
@@ -213,9 +201,8 @@ def rehearse(cfg: Any, args: argparse.Namespace) -> None:
 
 def peak_memory(build: Any, device: str) -> int:
     """Bytes that the process grows by at its peak, from before the networks are built to the end of three steps."""
-    before = process_memory('VmRSS')
     if device == 'cpu':
-        Path('/proc/self/clear_refs').write_text('5')  # 5: forget the peak so far
+        before = forget_peak()
     else:
         torch.cuda.reset_peak_memory_stats()
     arm = build()
@@ -229,9 +216,8 @@ def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[i
     tool = config_root().parent / 'tools' / 'benchmark_cost.py'
     words = without(args.command, {'--shape': 2, '--batch': len(args.batch), '--json': 1, '--memory': 0})
     words += ['--shape', *map(str, shape), '--batch', str(batch), '--memory-of', name]
-    environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
     command = [sys.executable, '-W', 'ignore', str(tool), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **RETURN_FREED_MEMORY}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f'The memory of {name} could not be measured: {done.stderr.strip()[-500:]}')
     return int(done.stdout.split()[-1]) / 2**20

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mmkd.models.losses.ssim_loss import SSIMLoss
+from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, process_memory
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 STRIDES = (8, 16, 32, 64, 128)
@@ -129,14 +130,6 @@ def measure_differences(args: argparse.Namespace) -> dict[str, dict[str, float]]
     return result
 
 
-def process_memory(entry: str) -> int:
-    """A figure of /proc/self/status, in bytes."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(f'{entry}:'):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {entry}; memory is measured on Linux only.')
-
-
 def peak_memory(form: str, args: argparse.Namespace) -> int:
     """Bytes that one step needs at its peak beyond its input, in this process."""
     first, second = make_pyramids(form, args)
@@ -147,8 +140,7 @@ def peak_memory(form: str, args: argparse.Namespace) -> int:
         torch.cuda.reset_peak_memory_stats()
         step(loss, first, second)
         return torch.cuda.max_memory_allocated() - before
-    before = process_memory('VmRSS')
-    Path('/proc/self/clear_refs').write_text('5')  # 5: forget the peak so far
+    before = forget_peak()
     step(loss, first, second)
     return process_memory('VmHWM') - before
 
@@ -156,7 +148,7 @@ def peak_memory(form: str, args: argparse.Namespace) -> int:
 def memory_in_own_process(form: str) -> int:
     """`peak_memory` in a new process whose freed memory goes back to the system at once."""
     command = [sys.executable, '-W', 'ignore', '-m', 'mmkd.testing.benchmark_ssim', *sys.argv[1:], '--memory-of', form]
-    environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+    environment = {**os.environ, **RETURN_FREED_MEMORY}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
 
