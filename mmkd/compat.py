@@ -6,6 +6,7 @@ it is for and the release that ends it, and does nothing where it is not needed.
 """
 
 import atexit
+import functools
 import importlib.util
 import pickle
 import re
@@ -20,6 +21,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
 from mmengine.dist import get_dist_info
 from mmengine.fileio import LocalBackend
@@ -28,6 +30,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
+from yapf.yapflib import yapf_api
 
 from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, torchvision_url, write_whole
 
@@ -249,8 +252,35 @@ def write_checkpoints_whole() -> None:
     runner_module.find_latest_checkpoint = lambda folder: last_whole_checkpoint(folder, load_checkpoint_file)
 
 
+def remember_config_text() -> None:
+    """Format one and the same config once: the last texts are kept.
+
+    MMEngine has yapf format the whole config, about a second each time, four times at the start of a run and again
+    for every checkpoint and every log. Ended by a release that keeps the text.
+    """
+    if hasattr(yapf_api.FormatCode, 'kept'):
+        return
+    plain, kept = yapf_api.FormatCode, {}
+
+    @functools.wraps(plain)
+    def remembered(text: str, *args: Any, **kwargs: Any) -> Any:
+        key = (text, repr((args, kwargs)))
+        if key not in kept:
+            found = plain(text, *args, **kwargs)
+            while len(kept) >= 4:
+                del kept[next(iter(kept))]
+            kept[key] = found
+        return kept[key]
+
+    remembered.kept = kept
+    yapf_api.FormatCode = remembered
+    if hasattr(config_module, 'FormatCode'):  # MMEngine up to 0.10.7 takes the name when it is imported
+        config_module.FormatCode = remembered
+
+
 import_mmrazor()
 close_pickle_fallback()
 find_torchvision_weights()
 attach_model_hooks()
 write_checkpoints_whole()
+remember_config_text()

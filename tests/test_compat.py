@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config import config as config_module
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from mmengine.utils import get_installed_path
+from yapf.yapflib import yapf_api
 
 from mmkd import compat, releases
 
@@ -202,3 +204,24 @@ def test_torchvisions_weights_are_found_without_torchvision(tmp_path, monkeypatc
     assert asked[0].endswith('.pth') and 'resnet18' in asked[0]
     with pytest.raises(FileNotFoundError, match='torchvision://resnet1 is not among'):
         CheckpointLoader.load_checkpoint('torchvision://resnet1')
+
+
+def test_a_config_is_formatted_once_and_again_when_it_changed(monkeypatch):
+    seen = []
+    assert getattr(config_module, 'FormatCode', yapf_api.FormatCode) is yapf_api.FormatCode
+    plain = yapf_api.FormatCode.__wrapped__
+    monkeypatch.setattr(
+        yapf_api, 'FormatCode', lambda text, **style: seen.append((text, style)) or plain(text, **style)
+    )
+    monkeypatch.setattr(config_module, 'FormatCode', yapf_api.FormatCode, raising=False)
+    compat.remember_config_text()
+    cfg = Config(dict(model=dict(type='A', width=[1, 2]), name='x'))
+    texts = [cfg.pretty_text, cfg.pretty_text, cfg.dump()]
+    assert len(seen) == 1
+    assert set(texts) == {plain(seen[0][0], **seen[0][1])[0]}
+    cfg.name = 'y'
+    assert "name = 'y'" in cfg.pretty_text
+    assert len(seen) == 2
+    for number in range(9):
+        assert f'name = {number}' in Config(dict(name=number)).pretty_text
+    assert len(yapf_api.FormatCode.kept) == 4
