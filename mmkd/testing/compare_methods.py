@@ -21,7 +21,7 @@ from rich.console import Console
 
 from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
 from mmkd.testing.detection_data import detection_data
-from mmkd.testing.experiment import Experiment
+from mmkd.testing.experiment import Experiment, refuse_other_work_dir
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.methods import PLAIN, PLAIN_TIME, is_plain
@@ -160,6 +160,8 @@ def compare_methods(options: argparse.Namespace, console: Console) -> list[dict]
     """
     asked = comparisons(options)
     for one in asked:  # every mistake before any training
+        if not options.report_only:
+            refuse_other_work_dir(one.experiment, one.place.work_dir)
         if one.place.store:
             read_store(one.place.store, one.experiment)
     results, failures, page = [], [], options.work_dir.resolve() / 'report.html'

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
 from mmkd.testing.detection_data import DetectionData, detection_data
-from mmkd.testing.experiment import Experiment
+from mmkd.testing.experiment import Experiment, refuse_other_work_dir
 from mmkd.testing.final_score import FinalSplit, final_scores
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.measure import load_student, model_cost, validation_samples
@@ -172,18 +172,18 @@ def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int
         ExperimentError: Where nothing can be done.
         FailedRunsError: Where some runs failed; the results of the others are written before.
     """
+    if train:
+        refuse_other_work_dir(experiment, place.work_dir)
     store = read_store(place.store, experiment) if place.store else None
-    if store and not train:  # who only reports did not make the results
+    if store and not train:  # the results are not of this command
         place = replace(place, command=store['setting'].get('command') or place.command)
-    runs = known_runs(experiment, place.work_dir, store)
+    runs, failure = known_runs(experiment, place.work_dir, store), None
     missing = [run for run in runs if run.result is None]
-    failure: FailedRunsError | None = None
     if train and missing:
         check_arms(experiment, list(dict.fromkeys(run.arm for run in missing if run.arm in experiment.arms())))
         done = f', {len(runs) - len(missing)} are finished' if len(missing) < len(runs) else ''
-        console.print(
-            f'training {len(missing)} runs{done}, {jobs} at a time; logs in {place.work_dir}', highlight=False
-        )
+        text = f'training {len(missing)} runs{done}, {jobs} at a time; logs in {place.work_dir}'
+        console.print(text, highlight=False)
     if train:
         with ProgressBoard(jobs, console) as board:
             watch = _Saver(experiment, place, board) if place.store else board

@@ -113,19 +113,19 @@ def runs_of(experiment: Experiment, work_dir: Path) -> list[Run]:
     return runs
 
 
-def claim_work_dir(experiment: Experiment, work_dir: Path) -> None:
-    """Make the folder this experiment's, or refuse.
+def refuse_other_work_dir(experiment: Experiment, work_dir: Path) -> None:
+    """Look whether the folder can be this experiment's; nothing is written.
 
     Args:
         experiment: The one to be run.
         work_dir: New, empty, or left by an earlier call for the same experiment.
 
     Raises:
-        ExperimentError: Where it holds something else; nothing is changed then.
+        ExperimentError: Where it holds something else.
     """
-    stamp, identity = work_dir / 'experiment.json', experiment.identity()
+    stamp = work_dir / 'experiment.json'
     if stamp.exists():
-        differing = differences(identity, read_json(stamp) or {})
+        differing = differences(experiment.identity(), read_json(stamp) or {})
         if differing:
             raise ExperimentError(
                 f'{work_dir} holds another experiment: it differs in {", ".join(differing)}. '
@@ -133,9 +133,15 @@ def claim_work_dir(experiment: Experiment, work_dir: Path) -> None:
             )
     elif work_dir.exists() and any(path.name != 'data' for path in work_dir.iterdir()):
         raise ExperimentError(f'{work_dir} is not empty and holds no experiment; choose another --work-dir.')
-    else:
+
+
+def claim_work_dir(experiment: Experiment, work_dir: Path) -> None:
+    """Make the folder this experiment's, or refuse as `refuse_other_work_dir` does."""
+    refuse_other_work_dir(experiment, work_dir)
+    stamp = work_dir / 'experiment.json'
+    if not stamp.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
-        write_json(stamp, identity)
+        write_json(stamp, experiment.identity())
 
 
 def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | None = None) -> Config:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from mmengine.registry import MODELS, init_default_scope
@@ -111,3 +112,14 @@ def test_a_store_of_something_else_is_refused_before_training(options, tmp_path,
     store.write_text(json.dumps({'runs': [], 'identity': {'data': 'other'}}))
     assert main([*options, '--store', str(store)]) == 1
     assert "differs in data ('toy' now, 'other' there)" in ' '.join(capsys.readouterr().out.split())
+
+
+def test_a_work_dir_of_something_else_is_refused_before_a_word_of_training(options, tmp_path, capsys):
+    work_dir = Path(options[options.index('--work-dir') + 1]) / 'yolox'
+    work_dir.mkdir(parents=True)
+    (work_dir / 'mine.txt').write_text('mine')
+    assert main([*options, '--families', 'retinanet', 'yolox']) == 1
+    out = capsys.readouterr().out
+    assert 'is not empty and holds no experiment' in ' '.join(out.split())
+    assert 'training' not in out
+    assert sorted(path.name for path in work_dir.parent.iterdir()) == ['yolox']
