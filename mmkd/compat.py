@@ -30,7 +30,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, checkpoint
 from mmengine.runner import runner as runner_module
 from mmengine.utils import digit_version
-from yapf.yapflib import yapf_api
 
 from mmkd.whole_files import cached_download, last_whole_checkpoint, removing_late, torchvision_url, write_whole
 
@@ -258,6 +257,9 @@ def remember_config_text() -> None:
     MMEngine has yapf format the whole config, about a second each time, four times at the start of a run and again
     for every checkpoint and every log. Ended by a release that keeps the text.
     """
+    if importlib.util.find_spec('yapf') is None:
+        return
+    yapf_api = importlib.import_module('yapf.yapflib.yapf_api')
     if hasattr(yapf_api.FormatCode, 'kept'):
         return
     plain, kept = yapf_api.FormatCode, {}

@@ -180,7 +180,8 @@ def with_dependencies(names: set[str]) -> set[str]:
 
 
 def test_every_import_is_in_the_requirements() -> None:
-    files = [path.stem for path in (ROOT / 'requirements').glob('*.txt')]
+    folder = ROOT / 'requirements'
+    files = [str(path.relative_to(folder).with_suffix('')) for path in folder.rglob('*.txt')]
     required = with_dependencies({item.name for name in files for item in requirement_lines(name)})
     sources = importlib.metadata.packages_distributions()
     for module in imported_modules('mmkd', 'tools', 'tests') - {'mmkd', 'setuptools'}:
