@@ -135,6 +135,34 @@ def notes(results: dict) -> list[str]:
     return texts
 
 
+def curve_rows(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the main score over the epochs: the mean of an arm's seeds.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        Heads and rows; no row where nothing was scored before the last epoch. Arms that were trained for other
+        epochs (the teacher, plain-time) are not among them.
+    """
+    setting, scores = results['setting'], {}
+    name = setting['metrics'][0]
+    for row in results['runs']:
+        curve = [point for point in row['curve'] if name in point]
+        if row['arm'] != TEACHER and curve and curve[-1]['epoch'] == setting['epochs']:
+            for point in curve:
+                scores.setdefault(row['arm'], {}).setdefault(point['epoch'], []).append(point[name])
+    epochs = sorted({epoch for found in scores.values() for epoch in found})
+    if len(epochs) < 2:
+        return [], []
+    body = []
+    for arm, found in scores.items():
+        most = max(map(len, found.values()))  # a mean of fewer seeds would not be comparable
+        means = {epoch: sum(values) / most for epoch, values in found.items() if len(values) == most}
+        body.append([arm, *(f'{setting["percent"] * means[e]:.1f}' if e in means else '-' for e in epochs)])
+    return [f'{name} after', *(f'epoch {epoch}' for epoch in epochs)], body
+
+
 def open_points(results: dict) -> list[str]:
     """What an experiment still lacks: runs, or seeds of some arms.
 
@@ -158,6 +186,10 @@ def markdown(results: dict) -> str:
     texts = notes(results)
     if body:
         texts.append('What each distillation did ([columns](diagnosis.md#what-is-measured)):')
+        texts.append('\n'.join(_markdown_table(heads, body)))
+    heads, body = curve_rows(results)
+    if body:
+        texts.append('Over the epochs, mean over the seeds:')
         texts.append('\n'.join(_markdown_table(heads, body)))
     texts += open_points(results)
     if results['unfair']:

@@ -88,6 +88,18 @@ def test_what_a_distillation_did_is_shown_where_it_was_measured(results):
     assert 'gradient / task' in html_page([results])
 
 
+def test_the_page_has_the_main_score_over_the_epochs(results):
+    assert 'Over the epochs' not in markdown(results)
+    for row in results['runs']:
+        row['curve'].insert(0, {'epoch': 6, 'AP': row['metrics']['AP'] / 2})
+    results['runs'][0]['curve'].insert(0, {'epoch': 3, 'AP': 0.1})  # the teacher's
+    results['runs'][-1]['curve'].insert(0, {'epoch': 4, 'AP': 0.1})  # of one seed alone: no mean
+    results['runs'].append(_row('plain-time', 0, 0.4) | {'curve': [{'epoch': e, 'AP': 0.3} for e in (7, 19)]})
+    table = markdown(results).split('Over the epochs, mean over the seeds:\n\n')[1].split('\n\n')[0].splitlines()
+    assert table[0] == '| AP after | epoch 4 | epoch 6 | epoch 12 |'
+    assert table[2:] == ['| plain | - | 16.0 | 32.0 |', '| ssim | - | 16.5 | 33.0 |']
+
+
 def test_scores_that_are_percentages_are_not_multiplied_again(results):
     results['setting']['percent'] = 1.0
     heads, body = table_rows(results)
