@@ -22,15 +22,27 @@ class GaussianMask(nn.Module):
         clip: see `gaussian_box_mask`.
         ignore_padding: weight 0 in cells beyond an image's own `img_shape`. MMDetection's `Pad` transform sets
             `img_shape` to the padded size; what it pads counts as image.
+        cells: (low, high): a box marks a level where its side, the root of its area, is at least `low` and less than
+            `high` cells long, so that a level is told about the objects that it is there to find. The finest level
+            takes all smaller ones too, the coarsest all larger ones. None: every box marks every level.
 
     Raises:
-        ValueError: as `gaussian_box_mask`, at the first batch.
+        ValueError: `cells` that are not 0 <= low < high; as `gaussian_box_mask`, at the first batch.
     """
 
     def __init__(
-        self, *, shape: Shape = 'gaussian', kappa: float = 2.0, clip: bool = False, ignore_padding: bool = True
+        self,
+        *,
+        shape: Shape = 'gaussian',
+        kappa: float = 2.0,
+        clip: bool = False,
+        ignore_padding: bool = True,
+        cells: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
+        if cells is not None and (len(cells) != 2 or not 0 <= cells[0] < cells[1]):
+            raise ValueError(f'cells must be two numbers, 0 <= low < high, or None, got {cells!r}.')
+        self.cells = cells
         self.shape = shape
         self.kappa = kappa
         self.clip = clip
@@ -56,9 +68,10 @@ class GaussianMask(nn.Module):
         input_size = _input_size(data_samples)
         boxes = [_boxes(sample) for sample in data_samples]
         sizes = [tuple(sample.img_shape[:2]) for sample in data_samples] if self.ignore_padding else None
+        strides = [_stride(feat, input_size) for feat in feats]
         return tuple(
             gaussian_box_mask(
-                [image_boxes.to(feat.device) for image_boxes in boxes],
+                [self._own(image_boxes.to(feat.device), stride, strides) for image_boxes in boxes],
                 tuple(feat.shape[-2:]),
                 input_size,
                 shape=self.shape,
@@ -66,8 +79,22 @@ class GaussianMask(nn.Module):
                 clip=self.clip,
                 image_sizes=sizes,
             )
-            for feat in feats
+            for feat, stride in zip(feats, strides, strict=True)
         )
+
+    def _own(self, boxes: Tensor, stride: float, strides: Sequence[float]) -> Tensor:
+        if self.cells is None:
+            return boxes
+        side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1).sqrt() / stride
+        # by ratio, since the strides of odd maps differ a little from the powers of two
+        low = self.cells[0] if stride > 1.01 * min(strides) else 0.0
+        high = self.cells[1] if stride < 0.99 * max(strides) else float('inf')
+        return boxes[(side >= low) & (side < high)]
+
+
+def _stride(feat: Tensor, input_size: tuple[int, int]) -> float:
+    """Px of the input per cell, the mean of both axes."""
+    return (input_size[0] / feat.shape[-2] * input_size[1] / feat.shape[-1]) ** 0.5
 
 
 def _input_size(data_samples: Sequence[Any]) -> tuple[int, int]:

@@ -124,3 +124,25 @@ def test_refuses_another_number_of_images():
     inputs, samples = prepared(DetDataPreprocessor(), [sample([], (64, 96))])
     with pytest.raises(ValueError, match=r'feats\[0\] holds 2 images, data_samples 1'):
         GaussianMask()(samples, feats(inputs.expand(2, -1, -1, -1)))
+
+
+def test_a_box_marks_the_levels_that_are_there_for_its_size():
+    """Strides 8, 16, 32: sides of 8, 40, 72, 100 and 300 px are 1, 5, 9, 12.5, 37.5 cells of 8 px and so on."""
+    sides = [8, 40, 72, 100, 300]
+    boxes = [[s, s, s + side, s + side] for s, side in zip((4, 20, 70, 150, 10), sides, strict=True)]
+    inputs, (one,) = prepared(DetDataPreprocessor(pad_size_divisor=32), [sample(boxes, (320, 320))])
+    levels = feats(inputs, (8, 16, 32))
+    masks = GaussianMask(cells=(3, 8))([one], levels)
+    marked = [[0, 1], [2, 3], [3, 4]]  # 8 px: the finest all the same; 300 px: 9.4 cells of the coarsest
+    for mask, level, mine in zip(masks, levels, marked, strict=True):
+        tensors = [torch.tensor([boxes[i] for i in mine], dtype=torch.float32)]
+        expected = gaussian_box_mask(tensors, tuple(level.shape[-2:]), (320, 320), image_sizes=[(320, 320)])
+        torch.testing.assert_close(mask, expected, rtol=0, atol=0)
+    (alone,) = GaussianMask(cells=(3, 8))([one], levels[:1])  # the only level: finest and coarsest
+    torch.testing.assert_close(alone, GaussianMask()([one], levels[:1])[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('cells', [(3,), (8, 3), (-1, 3), (3, 3)])
+def test_refuses_cells_that_are_no_range(cells):
+    with pytest.raises(ValueError, match='cells must be two numbers'):
+        GaussianMask(cells=cells)
