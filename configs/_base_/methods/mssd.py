@@ -6,7 +6,7 @@ distiller = dict(
     connectors=dict(
         taught=dict(type='mmkd.CrossScaleConnector', role='student', direction='deep_to_shallow'),
         teaching=dict(type='mmkd.CrossScaleConnector', role='teacher', direction='deep_to_shallow')),
-    masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian')),
+    masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian', cells=(3, 8))),
     distill_losses=dict(
         loss_mssd=dict(
             type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True, loss_weight=0.05))),

@@ -2,7 +2,7 @@
 distiller = dict(
     type='mmkd.DetectionDistiller',
     student_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),
-    masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian')),
+    masks=dict(objects=dict(type='mmkd.GaussianMask', shape='gaussian', cells=(3, 8))),
     distill_losses=dict(
         loss_mssd=dict(
             type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True, loss_weight=0.1))),

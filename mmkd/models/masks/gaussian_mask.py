@@ -24,7 +24,8 @@ class GaussianMask(nn.Module):
             `img_shape` to the padded size; what it pads counts as image.
         cells: (low, high): a box marks a level where its side, the root of its area, is at least `low` and less than
             `high` cells long, so that a level is told about the objects that it is there to find. The finest level
-            takes all smaller ones too, the coarsest all larger ones. None: every box marks every level.
+            takes all smaller ones too, the coarsest all larger ones. None: every box marks every level, as `uniform`
+            does whatever the boxes.
 
     Raises:
         ValueError: `cells` that are not 0 <= low < high; as `gaussian_box_mask`, at the first batch.
