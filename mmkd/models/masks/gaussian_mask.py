@@ -41,7 +41,8 @@ class GaussianMask(nn.Module):
         cells: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        if cells is not None and (len(cells) != 2 or not 0 <= cells[0] < cells[1]):
+        pair = isinstance(cells, list | tuple) and len(cells) == 2
+        if cells is not None and not (pair and 0 <= cells[0] < cells[1]):
             raise ValueError(f'cells must be two numbers, 0 <= low < high, or None, got {cells!r}.')
         self.cells = cells
         self.shape = shape

@@ -142,7 +142,7 @@ def test_a_box_marks_the_levels_that_are_there_for_its_size():
     torch.testing.assert_close(alone, GaussianMask()([one], levels[:1])[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('cells', [(3,), (8, 3), (-1, 3), (3, 3)])
+@pytest.mark.parametrize('cells', [(3,), (8, 3), (-1, 3), (3, 3), 5])
 def test_refuses_cells_that_are_no_range(cells):
     with pytest.raises(ValueError, match='cells must be two numbers'):
         GaussianMask(cells=cells)
