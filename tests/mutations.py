@@ -170,7 +170,7 @@ def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:
         )
     finally:
         file.write_text(whole)
-    result = {0: NOT_CAUGHT, 1: CAUGHT, 5: NO_TEST}.get(done.returncode, f'ERROR {done.returncode}')
+    result = {-1: CAUGHT, 0: NOT_CAUGHT, 1: CAUGHT, 5: NO_TEST}.get(max(done.returncode, -1), f'ERROR {done.returncode}')
     return result, (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
 
 
