@@ -170,7 +170,8 @@ def verdict(mutation: Mutation, tree: Path) -> tuple[str, str]:
         )
     finally:
         file.write_text(whole)
-    result = {-1: CAUGHT, 0: NOT_CAUGHT, 1: CAUGHT, 5: NO_TEST}.get(max(done.returncode, -1), f'ERROR {done.returncode}')
+    code = max(done.returncode, -1)  # below 0: the process itself ended
+    result = {-1: CAUGHT, 0: NOT_CAUGHT, 1: CAUGHT, 5: NO_TEST}.get(code, f'ERROR {code}')
     return result, (done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]])[-1]
 
 
