@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd.engine.inspection import Compared, Inspection, inspect_losses, teaching_side, undisturbed
 from mmkd.engine.subjects import Subject, detect, preprocess
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 from mmkd.visualization.detections import Boxes, detection_figure
 from mmkd.visualization.grid import Column, Frame, Scale, grid_figure
 from mmkd.visualization.views import ATTENTION, attention, gated_target, view_of

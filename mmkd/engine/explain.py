@@ -7,7 +7,7 @@ from inspect import signature
 from mmengine.registry import root
 from mmengine.registry.registry import Registry
 
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 # mmengine 0.10.7 puts one of these before the message for every level of a nested configuration.
 WRAPPING = re.compile(r'^(class `\w+` in \S+: )+')

@@ -17,7 +17,7 @@ from mmkd.engine.method_choice import SELF_DISTILLATION, method_algorithm, metho
 from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import config_folder, find_config, published_weights
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 # The file that compares the necks alone, where classes or heads differ.
 NECK_ONLY = {'ikd': 'ikd_neck', 'mkd': 'mkd_neck'}

@@ -24,7 +24,7 @@ from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.teacher import CheckpointMismatchError, Teacher, load_strictly
 from mmkd.models.apart import own_randomness
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, CheckpointMismatchError)
 # Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from mmkd.datasets.kitti import KITTI_FOLDERS, KittiDataset
 from mmkd.engine.explain import explain
 from mmkd.evaluation.kitti_files import read_split
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import absent, nearest
 
 MAX_NESTING = 2000
 
@@ -52,7 +52,7 @@ def check_data(cfg: Config) -> Iterator[str]:
             continue
         root = Path(dataset.get('data_root') or '')
         if dataset.get('data_root') and not root.is_dir():
-            yield f'{name}: the data folder {root} does not exist. Set data_root.'
+            yield f'{name}: the data folder {root}: {absent(root)}. Set data_root.'
             continue
         files = dataset.get('ann_file') or ()
         paths = [root / file for file in ([files] if isinstance(files, str) else files) if '://' not in file]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmkd.engine.full_precision import full_precision
 from mmkd.engine.preflight_data import read_json
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 from mmkd.visualization.detections import Boxes
 from mmkd.visualization.grid import Frame
 

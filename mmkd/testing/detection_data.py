@@ -8,6 +8,7 @@ import numpy as np
 
 from mmkd.evaluation.kitti_files import read_labels, read_split
 from mmkd.evaluation.kitti_objects import type_code
+from mmkd.near_names import absent
 
 _COCO_ANNOTATIONS = '{split}.json', 'instances_{split}.json', 'instances_{split}2017.json'
 # COCO's object sizes: end of the metric's key -> name, and areas in px^2 of the image as it is stored
@@ -62,7 +63,7 @@ def detection_data(
     """
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
-        raise FileNotFoundError(f'no data folder {root}')
+        raise FileNotFoundError(f'no data folder {root}: {absent(root)}')
     if len(set(splits)) != 2:
         raise ValueError(f'splits must name two different splits, got {splits}')
     if layout not in ('coco', 'kitti'):

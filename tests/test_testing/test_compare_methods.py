@@ -75,7 +75,7 @@ def test_an_option_that_a_loss_refuses_is_found_before_training(options):
             "no 'distiller.distill_losses.loss_x'",
         ),
         (['--methods', 'ssim', 'y=plain-time'], 'needs the arm plain'),
-        (['--data', '/nowhere'], 'no data folder /nowhere'),
+        (['--data', '/nowhere'], 'no data folder /nowhere: /nowhere does not exist'),
         (['--teacher', 'tinny'], 'one of tiny, small, large, '),
         (['--teacher', 'mmdet::retinanet/retinanet_r18_fpn_1x_coc.py'], 'retinanet_r18_fpn_1x_coco.py'),
         (['--store', '/nowhere/x.json'], 'there is no folder /nowhere'),

@@ -6,7 +6,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 
 def inherit_weights(student: nn.Module, teacher: nn.Module, parts: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from mmengine.config import Config, ConfigDict
 
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 
 @dataclass(frozen=True)

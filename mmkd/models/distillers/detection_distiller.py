@@ -19,7 +19,8 @@ from mmkd.models.distillers.mappings import SIDES, MappingParser
 from mmkd.models.distillers.record_reader import RecordReader
 from mmkd.models.distillers.schedule import WeightSchedule
 from mmkd.models.distillers.tapped_layers import OverwriteWatch, check_layers, spare_output
-from mmkd.models.distillers.wiring import Source, Tap, all_sources, nearest, reads_teacher
+from mmkd.models.distillers.wiring import Source, Tap, all_sources, reads_teacher
+from mmkd.near_names import nearest
 from mmkd.registry import MODELS
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
 
-from mmkd.models.distillers.wiring import RESERVED, Source, nearest
+from mmkd.models.distillers.wiring import RESERVED, Source
+from mmkd.near_names import nearest
 
 SIDES = {'student_recorders': True, 'teacher_recorders': False}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkd.models.distillers.wiring import nearest
+from mmkd.near_names import nearest
 
 
 def check_layers(model: nn.Module, sources: Iterable[str], side: str) -> None:

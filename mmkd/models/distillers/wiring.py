@@ -4,30 +4,19 @@ Shapes: `N` images, `C` channels, `H, W` cells of one level; a pyramid is a tupl
 Strides are px of the padded network input per cell.
 """
 
-import difflib
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
 from mmkd.models.connectors.pyramid import HOST_NAMES
+from mmkd.near_names import nearest
 
 RESERVED = ('data_samples', 'rois', 'labels')
 FILLED = ('in_channels', 'out_channels', 'in_strides', 'out_strides')
-
-
-def nearest(name: str, options: Iterable[str]) -> str:
-    """Ending of an error message: the options that look most like `name`, or all of a few."""
-    options = sorted(options)
-    close = difflib.get_close_matches(name, options, n=5, cutoff=0.5)
-    tail = name.rsplit('.', 1)[-1]
-    close += [option for option in options if tail and option.endswith(tail) and option not in close][: 5 - len(close)]
-    if close:
-        return f'nearest: {", ".join(close)}'
-    return f'there are: {", ".join(options[:8]) or "none"}'
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkd.models.distillers.wiring import Source, Tap, describe, fill_connector, match_levels, nearest, select_strides
+from mmkd.models.distillers.wiring import Source, Tap, describe, fill_connector, match_levels, select_strides
 
 
 def pyramid(strides, channels=4):
@@ -109,11 +109,6 @@ def test_refuses_entries_that_say_too_little_or_too_much(entry, error, message):
 def test_reserved_records_need_no_side():
     assert Source.parse(dict(recorder='labels'), 'x').reserved
     assert Source.parse(dict(mask='gauss'), 'x').reserved
-
-
-def test_nearest_prefers_what_looks_alike():
-    assert nearest('neck.fpn_conv', ['neck.fpn_convs', 'backbone', 'bbox_head']).startswith('nearest: neck.fpn_convs')
-    assert nearest('zzz', ['a', 'b']) == 'there are: a, b'
 
 
 class HostConnector(nn.Module):

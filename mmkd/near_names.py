@@ -1,0 +1,35 @@
+"""What is nearest to a name that is not there: endings of error messages."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Ending of an error message: the options that look most like `name`, or all of a few."""
+    options = sorted(options)
+    close = difflib.get_close_matches(name, options, n=5, cutoff=0.5)
+    tail = name.rsplit('.', 1)[-1]
+    close += [option for option in options if tail and option.endswith(tail) and option not in close][: 5 - len(close)]
+    if close:
+        return f'nearest: {", ".join(close)}'
+    return f'there are: {", ".join(options[:8]) or "none"}'
+
+
+def absent(folder: str | Path) -> str:
+    """Ending of an error message: the first part of a path that is not there, and the folders most like it.
+
+    Args:
+        folder: path of a folder that does not exist.
+
+    Returns:
+        `/data/bcd does not exist; nearest: bccd`, or with `is no folder` where a file has that name.
+    """
+    folder = Path(folder).expanduser().absolute()
+    missing = next((parent for parent in reversed(folder.parents) if not parent.is_dir()), folder)
+    fault = 'is no folder' if missing.exists() else 'does not exist'
+    try:
+        beside = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    except OSError:
+        beside = []
+    return f'{missing} {fault}; {nearest(missing.name, beside)}'

@@ -1,0 +1,25 @@
+"""Endings of error messages: names and folders nearest to what is not there."""
+
+from mmkd.near_names import absent, nearest
+
+
+def test_nearest_prefers_what_looks_alike():
+    assert nearest('neck.fpn_conv', ['neck.fpn_convs', 'backbone', 'bbox_head']).startswith('nearest: neck.fpn_convs')
+    assert nearest('zzz', ['a', 'b']) == 'there are: a, b'
+
+
+def test_absent_names_the_folders_most_like_the_one_that_is_not_there(tmp_path):
+    for name in ('bccd', 'kitti'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'bcc.zip').touch()
+    assert absent(tmp_path / 'bcc') == f'{tmp_path}/bcc does not exist; nearest: bccd'
+
+
+def test_absent_finds_the_first_part_that_is_not_there(tmp_path):
+    (tmp_path / 'data' / 'bccd').mkdir(parents=True)
+    assert absent(tmp_path / 'dat' / 'bccd') == f'{tmp_path}/dat does not exist; nearest: data'
+
+
+def test_absent_says_that_a_file_is_no_folder(tmp_path):
+    (tmp_path / 'data').touch()
+    assert absent(tmp_path / 'data' / 'bccd') == f'{tmp_path}/data is no folder; there are: none'
