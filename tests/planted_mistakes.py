@@ -159,7 +159,9 @@ LOSS = 'model.distiller.distill_losses.loss_kd'
 TRAIN = 'train_dataloader.dataset'
 
 TRAINING: dict[str, Case] = {
-    'data folder missing': Case(put(f'{TRAIN}.data_root', '/nowhere/coco'), ('/nowhere/coco', '/nowhere does not exist', 'data_r')),
+    'data folder missing': Case(
+        put(f'{TRAIN}.data_root', '/nowhere/coco'), ('/nowhere/coco', '/nowhere does not exist', 'data_r')
+    ),
     'annotation file missing': Case(put(f'{TRAIN}.ann_file', '/nowhere/train.json'), ('/nowhere/train.json does not',)),
     'evaluator annotation file missing': Case(
         put('val_evaluator.ann_file', '/nowhere/val.json'), ('val_evaluator', '/nowhere/val.json does not exist')

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, stock_distiller
+from mmkd.engine.cost_profile import added, profile_arms
 from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
@@ -85,6 +86,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='a further arm whose teacher has these options, such as bf16,channels_last; repeatable',
     )  # fmt: skip
     parser.add_argument('--memory', action='store_true', help='peak memory too, each arm in a process of its own')
+    parser.add_argument(
+        '--profile', action='store_true', help='by operator, what distillation adds to plain and teacher'
+    )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=positive, help="threads on the CPU (torch's own choice)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as in tools/train.py')
@@ -148,6 +152,8 @@ def benchmark(args: argparse.Namespace) -> dict:
             found['gradients_MiB'] = sum(4 * p.numel() for p in trained) / 2**20
             algorithm = next(arm.model for arm in arms if arm.name.startswith(DISTILLED))
             found['hook_seconds'] = hook_seconds(algorithm)
+            if args.profile:
+                found['operators'] = profile_arms(arms, args.device)
             if args.memory:
                 names = [name for name in builders(bench, args) if name != TEACHER]
                 found['memory_MiB'] = {name: memory_in_own_process(args, name, shape, batch) for name in names}
@@ -214,7 +220,9 @@ def peak_memory(build: Any, device: str) -> int:
 def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[int], batch: int) -> float:
     """`peak_memory` in MiB in a new process whose freed memory goes back to the system at once."""
     tool = config_root().parent / 'tools' / 'benchmark_cost.py'
-    words = without(args.command, {'--shape': 2, '--batch': len(args.batch), '--json': 1, '--memory': 0})
+    words = without(
+        args.command, {'--shape': 2, '--batch': len(args.batch), '--json': 1, '--memory': 0, '--profile': 0}
+    )
     words += ['--shape', *map(str, shape), '--batch', str(batch), '--memory-of', name]
     command = [sys.executable, '-W', 'ignore', str(tool), *words]
     done = subprocess.run(command, env={**os.environ, **RETURN_FREED_MEMORY}, capture_output=True, text=True)
@@ -261,6 +269,11 @@ def show(found: dict) -> None:
         peak = f'{memory[name]:.0f}' if name in memory else ''
         table.add_row(name, f'{arm["seconds"]["median"]:.3f}', f'{arm["images_a_second"]:.2f}', *parts, peak)
     console.print(table)
+    if 'operators' in found:
+        table = Table('operator', 'added ms a step')
+        for name, seconds in added(found['operators'])[:12]:
+            table.add_row(name, f'{1e3 * seconds:.1f}')
+        console.print(table)
     share = found['hook_seconds'] / next(
         arm['seconds']['median'] for name, arm in found['arms'].items() if name.startswith(DISTILLED)
     )

@@ -13,11 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER
+from mmkd.engine.cost_profile import added
 from mmkd.testing.report import write_section
 from mmkd.visualization.style import colour, new_figure, save_figure
 
 RATIOS = ('over_plain', 'over_floor', *(f'over_{kind}' for kind in MMRAZOR))
 GPUS = (8, 64)
+OPERATORS = 6
 DRAWN = (PLAIN, DISTILLED, *MMRAZOR)
 
 
@@ -64,6 +66,20 @@ def split_table(files: Sequence[dict]) -> str:
                 rows.append([f'`{_pair(figures)}`', _input(setting), name, seconds, speed, *parts, weights, peak])
     heads = ['config', 'input', 'arm', 's a step', 'images/s', 'teacher s', 'losses s', 'rest s']
     return _table([*heads, 'teacher MiB', 'peak MiB (to plain)'], rows)
+
+
+def operator_table(files: Sequence[dict]) -> str:
+    """Operators that distillation adds the most time of; nothing where none was profiled."""
+    rows = []
+    for figures in files:
+        for setting in figures['settings']:
+            if 'operators' not in setting:
+                continue
+            more = added(setting['operators'])
+            shares = [f'{name.removeprefix("aten::")} {1e3 * seconds:.0f}' for name, seconds in more[:OPERATORS]]
+            total = 1e3 * sum(seconds for _, seconds in more)
+            rows.append([f'`{_pair(figures)}`', _input(setting), f'{total:.0f}', ', '.join(shares)])
+    return _table(['config', 'input', 'ms added to plain and teacher', 'most of it, ms'], rows) if rows else ''
 
 
 def hook_line(files: Sequence[dict]) -> str:
@@ -176,7 +192,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--plot', type=Path, help='picture to write')
     args = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in args.files]
-    text = '\n\n'.join(filter(None, [ratio_table(files), split_table(files), hook_line(files), notes(files)]))
+    text = '\n\n'.join(
+        filter(None, [ratio_table(files), split_table(files), operator_table(files), hook_line(files), notes(files)])
+    )
     print(text)
     if args.page:
         write_section(args.page, args.name, text)

@@ -222,8 +222,9 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     init_default_scope('mmdet')
     file, page, plot = tmp_path / 'cost.json', tmp_path / 'cost.md', tmp_path / 'cost.svg'
     words = ['--shape', '64', '96', '--rounds', '1', '--warmup', '1', '--against', 'mmrazor', '--threads', '1']
-    main([str(config), *words, '--device', 'cpu', '--json', str(file)])
-    assert 'over_floor' in capsys.readouterr().out
+    main([str(config), *words, '--profile', '--device', 'cpu', '--json', str(file)])
+    said = capsys.readouterr().out
+    assert 'over_floor' in said and 'added ms a step' in said
     figures = json.loads(file.read_text())
     (setting,) = figures['settings']
     assert (setting['height'], setting['width'], setting['batch']) == (64, 96, 1)
@@ -235,6 +236,7 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     assert f'**{median:.2f}**' in text and figures['command'] in text
     sent = 2 * 63 / 64 * setting['gradients_MiB']
     assert f'| {sent:.0f} |' in text
+    assert 'ms added to plain and teacher' in text
     assert plot.read_text().startswith('<?xml')
     with pytest.raises(ValueError, match='at least one'):
         cost_figure([])

@@ -1,0 +1,48 @@
+"""Which operators a distillation step spends its time in, beside plain training and the teacher's features."""
+
+from collections.abc import Mapping, Sequence
+
+from torch.profiler import ProfilerActivity, profile
+
+from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
+
+STEPS = 3
+
+
+def operator_seconds(arm: Arm, device: str, steps: int = STEPS) -> dict[str, float]:
+    """Seconds a step that each operator of torch takes itself, without those that it calls.
+
+    Args:
+        arm: what to run; it has been warmed up.
+        device: `cpu`, or `cuda` for the time of the GPU's kernels.
+        steps: how many to average.
+    """
+    cuda = device.startswith('cuda')
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
+        for _ in range(steps):
+            arm.step()
+    taken = 'self_device_time_total' if cuda else 'self_cpu_time_total'
+    seconds = {event.key: getattr(event, taken) / 1e6 / steps for event in profiler.key_averages()}
+    return {name: value for name, value in seconds.items() if value > 0}
+
+
+def profile_arms(arms: Sequence[Arm], device: str) -> dict[str, dict[str, float]]:
+    """`operator_seconds` of the plain student, the teacher's features and the first distilled arm."""
+    distilled = next(arm for arm in arms if arm.name.startswith(DISTILLED))
+    profiled = [arm for arm in arms if arm.name in (PLAIN, TEACHER) or arm is distilled]
+    return {arm.name: operator_seconds(arm, device) for arm in profiled}
+
+
+def added(operators: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
+    """What distillation adds to plain training and the teacher's features, the most first.
+
+    Args:
+        operators: of `profile_arms`.
+
+    Returns:
+        (operator, seconds a step) where the difference is positive.
+    """
+    name = next(name for name in operators if name.startswith(DISTILLED))
+    floor = [operators[other] for other in (PLAIN, TEACHER) if other in operators]
+    more = {op: seconds - sum(f.get(op, 0.0) for f in floor) for op, seconds in operators[name].items()}
+    return sorted(((op, seconds) for op, seconds in more.items() if seconds > 0), key=lambda pair: -pair[1])

@@ -1,0 +1,58 @@
+"""What a distillation adds, operator by operator; no test looks at how long anything took."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
+from mmkd.engine.cost_profile import added, operator_seconds, profile_arms
+from mmkd.testing.cost_report import operator_table
+
+MAP = torch.rand(64, 64)
+
+
+def arm(name: str, *steps) -> Arm:
+    return Arm(name, lambda: [step(MAP) for step in steps], nn.Identity())
+
+
+def test_operators_that_ran_are_named():
+    seconds = operator_seconds(arm(PLAIN, torch.cos, torch.erf), 'cpu')
+    assert {'aten::cos', 'aten::erf'} <= set(seconds) and min(seconds.values()) > 0
+    assert 'aten::cumsum' not in seconds
+
+
+def test_seconds_are_those_of_one_step():
+    calls = []
+    operator_seconds(Arm(PLAIN, lambda: calls.append(1), nn.Identity()), 'cpu', steps=4)
+    assert len(calls) == 4
+
+
+def test_plain_teacher_and_the_first_distilled_arm_are_profiled():
+    arms = [arm(PLAIN, torch.cos), arm(TEACHER, torch.sin), arm(DISTILLED, torch.cos, torch.sin, torch.erf)]
+    more = [arm('FpnTeacherDistill', torch.tan), arm(f'{DISTILLED} (fold_bn)', torch.tan)]
+    found = profile_arms([*arms, *more], 'cpu')
+    assert list(found) == [PLAIN, TEACHER, DISTILLED]
+    assert 'aten::erf' in dict(added(found))
+
+
+def test_added_is_what_plain_and_teacher_do_not_take():
+    operators = {PLAIN: {'a': 1.0, 'b': 2.0}, TEACHER: {'a': 0.5}, DISTILLED: {'a': 4.0, 'b': 1.5, 'c': 3.0}}
+    assert added(operators) == [('c', 3.0), ('a', 2.5)]
+    del operators[TEACHER]
+    assert added(operators) == [('a', 3.0), ('c', 3.0)]
+
+
+def test_the_table_names_the_largest_and_their_sum():
+    operators = {PLAIN: {}, DISTILLED: {f'aten::op{n}': n / 1000 for n in range(1, 10)}}
+    profiled = dict(height=320, width=640, batch=2, operators=operators)
+    table = operator_table([dict(config='configs/x.py', settings=[profiled, dict(height=1, width=1, batch=1)])])
+    assert table.splitlines()[2:] == ['| `x` | 320x640, batch 2 | 45 | op9 9, op8 8, op7 7, op6 6, op5 5, op4 4 |']
+    assert operator_table([dict(config='x.py', settings=[])]) == ''
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_kernels_count_on_a_gpu():
+    device = MAP.cuda()
+    step = Arm(PLAIN, lambda: torch.erf(device), nn.Identity())
+    assert sum(operator_seconds(step, 'cuda').values()) > 0
