@@ -93,14 +93,21 @@ def _value(text: str) -> Any:
 
 
 def _refuse_unknown(model: dict, key: str, arm: str) -> None:
-    """A key must exist up to its last part, which may be an argument that the config leaves at its default."""
+    """A key must exist up to its last part, which may be an argument that the config leaves at its default.
+
+    `changes` of a self-teacher are keys of the student, from whose config the self-teacher is made.
+    """
+    whole = key
+    if key.startswith('changes.') and 'self_teacher' in model:
+        model, key = model['architecture'], key.removeprefix('changes.')
     node: Any = model
     *path, _ = key.split('.')
     for depth, part in enumerate(path):
         inside = node.get(part) if isinstance(node, dict) else _element(node, part)
         if inside is None:
             there = sorted(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else node
-            raise ValueError(f'{arm}: no {".".join(path[: depth + 1])!r} in its model; there are: {list(there)}')
+            of = 'the student' if whole != key else 'its model'
+            raise ValueError(f'{arm}: no {".".join(path[: depth + 1])!r} in {of}; there are: {list(there)}')
         node = inside
 
 

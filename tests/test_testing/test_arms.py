@@ -1,14 +1,16 @@
 import pytest
+from mmengine.registry import MODELS, init_default_scope
 
 from mmkd.testing.arms import parse_arm
 from mmkd.testing.methods import distilled_model
+from mmkd.testing.toy_detectors import toy_detector
 
 TEACHER = dict(teacher='t.py', teacher_ckpt='t.pth')
 
 
-def model_of(text):
+def model_of(text, student=None):
     arm = parse_arm(text)
-    return arm.apply(distilled_model(dict(type='X'), arm.method, TEACHER))
+    return arm.apply(distilled_model(student or dict(type='X'), arm.method, TEACHER))
 
 
 def test_a_method_alone_is_an_arm_of_its_name():
@@ -42,6 +44,19 @@ def test_a_misspelt_option_is_refused_by_the_part_that_does_not_exist():
         model_of('x=ssim,distiller.distill_losses.loss_sim.loss.loss_weight=0')
     with pytest.raises(ValueError, match=r"no 'distiller.connectors.resample.7'"):
         model_of('x=ikd,distiller.connectors.resample.7.connector.mode=none')
+
+
+def test_the_self_teacher_may_differ_from_the_student():
+    init_default_scope('mmdet')
+    student = toy_detector('retinanet', width=8, channels=16, convs=1)
+    model = model_of('x=frskd_dense,changes.bbox_head.feat_channels=24', student)
+    assert model['changes'] == {'bbox_head': {'feat_channels': 24}}
+    network = MODELS.build(model).self_teacher.model
+    assert network.bbox_head.cls_convs[0].conv.out_channels == 24
+    with pytest.raises(ValueError, match=r"no 'bbox_hed' in the student.*bbox_head"):
+        model_of('x=frskd_dense,changes.bbox_hed.feat_channels=24', student)
+    with pytest.raises(ValueError, match=r"no 'changes' in its model"):
+        model_of('x=ssim,changes.bbox_head.feat_channels=24')
 
 
 @pytest.mark.parametrize('text', ['x=', '../x', 'x=ssim,loss_weight', '=ssim', 'x=ssim,a='])
