@@ -5,4 +5,5 @@ model = dict(
     type='mmkd.SelfTeacherDistill',
     architecture={{_base_.model}},
     self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
+    changes=dict(bbox_head=dict(feat_channels=256)),
     distiller={{_base_.distiller}})

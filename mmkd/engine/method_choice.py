@@ -10,6 +10,7 @@
 are; `NAME.py` names exactly that file.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,10 @@ SELF_DISTILLATION: dict[str, dict[str, Any]] = {
         self_teacher=dict(type='mmkd.ResidualBiFPNSelfTeacher', num_layers=2, norm='GN'),
     ),
 }
+# MMDetection's usual widths. A self-teacher whose head is as narrow as a small student's was no better a detector than
+# the student, and taught it nothing (docs/frskd.md).
+_USUAL_WIDTHS = {'bbox_head.feat_channels': 256, 'roi_head.bbox_head.fc_out_channels': 1024}
+WIDER = 4
 # What must agree for two heads to put the same meaning into the same number; a missing key is the head's default.
 _SAME_IN_DENSE = ('type', 'num_classes', 'anchor_generator', 'strides', 'regress_ranges')
 
@@ -67,16 +72,42 @@ def method_family(stem: str) -> str:
     return stem.removesuffix('.py').split('_')[0]
 
 
-def method_algorithm(stem: str) -> dict[str, Any]:
+def method_algorithm(stem: str, student: Mapping[str, Any]) -> dict[str, Any]:
     """The algorithm that runs a method file.
 
     Args:
         stem: such as `ikd_neck`.
+        student: Model config of the student.
 
     Returns:
-        `type`, and what that algorithm needs beside student, teacher and distiller; not to be changed in place.
+        A new dict of `type`, and what that algorithm needs beside student, teacher and distiller. A self-teacher's head
+        is `WIDER` times as wide as the student's, as far as MMDetection's usual width.
     """
-    return SELF_DISTILLATION.get(method_family(stem), dict(type='mmkd.TeacherStudentDistill'))
+    family = method_family(stem)
+    settings = copy.deepcopy(SELF_DISTILLATION.get(family, dict(type='mmkd.TeacherStudentDistill')))
+    changes = wider_head(student) if 'self_teacher' in settings else {}
+    return dict(settings, changes=changes) if changes else settings
+
+
+def wider_head(student: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes that make a narrow head wider, as `SelfTeacherDistill` takes them; empty where it has the usual width.
+
+    Args:
+        student: Model config, whose head says its width.
+    """
+    changes: dict[str, Any] = {}
+    for key, usual in _USUAL_WIDTHS.items():
+        *path, last = key.split('.')
+        head: Any = student
+        for part in path:
+            head = head.get(part) if isinstance(head, Mapping) else None
+        width = head.get(last) if isinstance(head, Mapping) else None
+        if isinstance(width, int) and 0 < width <= usual // 2:
+            changed: Any = min(WIDER, usual // width) * width
+            for part in [last, *reversed(path)]:
+                changed = {part: changed}
+            changes |= changed
+    return changes
 
 
 def head_kind(model: Mapping[str, Any]) -> HeadKind:

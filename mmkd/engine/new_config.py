@@ -87,7 +87,7 @@ def write_config(request: Request) -> Written:
         stem = NECK_ONLY[request.method]
     problems: list[str] = []
     for candidate in _candidates(stem):
-        text = leaf_text(request, candidate)
+        text = leaf_text(request, candidate, student.model)
         warnings, problems = _checked(text, request)
         if not problems:
             request.out.write_text(text, encoding='utf-8')
@@ -185,12 +185,13 @@ def _candidates(stem: str) -> Iterator[str]:
         yield f'{stem}_adapt'
 
 
-def leaf_text(request: Request, stem: str) -> str:
+def leaf_text(request: Request, stem: str, student: Mapping[str, Any]) -> str:
     """Text of the leaf.
 
     Args:
         request: the pair.
         stem: of the method file.
+        student: its model's configuration.
     """
     folder = request.out.resolve().parent
     method = config_folder('mmkd') / '_base_' / 'methods' / f'{stem}.py'
@@ -198,7 +199,7 @@ def leaf_text(request: Request, stem: str) -> str:
     if folder.is_relative_to(method.resolve().parents[2]):  # among the shipped configs
         base = _relative(method, folder)
     pair = ' -> '.join(Path(name.split('::')[-1]).stem for name in (request.teacher, request.student) if name)
-    settings = method_algorithm(stem)
+    settings = method_algorithm(stem, student)
     kind = settings['type']
     more = ''.join(f'    {key}={_written(value)},\n' for key, value in settings.items() if key != 'type')
     if request.teacher is not None:

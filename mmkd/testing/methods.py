@@ -101,4 +101,6 @@ def distilled_model(student: dict, method: str, teacher: dict | None = None) -> 
     if needs_teacher(method) and teacher is None:
         raise ValueError(f'{method} needs a teacher')
     given = teacher if needs_teacher(method) else {}
-    return dict(method_algorithm(method), architecture=student, **(given or {}), distiller=method_distiller(method))
+    return dict(
+        method_algorithm(method, student), architecture=student, **(given or {}), distiller=method_distiller(method)
+    )

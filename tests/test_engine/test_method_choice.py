@@ -2,7 +2,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkd.engine.launch import load_config
-from mmkd.engine.method_choice import head_kind, method_file, same_heads
+from mmkd.engine.method_choice import head_kind, method_algorithm, method_file, same_heads, wider_head
 from mmkd.testing.methods import config_root
 from mmkd.testing.toy_detectors import FAMILIES, toy_detector
 
@@ -111,3 +111,29 @@ def test_shipped_configs_agree_with_the_choice(name):
     assert chosen.distill_losses.keys() == cfg.model.distiller.distill_losses.keys()
     sources = {one.source for one in chosen.student_recorders.values()}
     assert sources == {one.source for one in cfg.model.distiller.student_recorders.values()}
+
+
+@pytest.mark.parametrize(
+    ('width', 'self_teacher'), [(16, 64), (64, 256), (96, 192), (128, 256), (129, None), (256, None), (512, None)]
+)
+def test_a_narrow_head_is_made_wider_for_the_self_teacher(width, self_teacher):
+    head = dict(bbox_head=dict(type='RetinaHead', feat_channels=width))
+    assert wider_head(head) == ({} if self_teacher is None else {'bbox_head': {'feat_channels': self_teacher}})
+
+
+def test_heads_of_other_kinds_are_left_as_they_are():
+    assert wider_head(dict(bbox_head=dict(type='RetinaHead'))) == {}
+    assert wider_head(dict(type='ImageClassifier', head=dict(type='LinearClsHead', in_channels=64))) == {}
+    assert wider_head(dict(roi_head=dict(bbox_head=[dict(fc_out_channels=64)]))) == {}
+    assert wider_head(dict(roi_head=dict(bbox_head=dict(fc_out_channels=64)))) == {
+        'roi_head': {'bbox_head': {'fc_out_channels': 256}}
+    }
+
+
+def test_only_a_self_teacher_gets_a_wider_head():
+    student = toy_detector('retinanet', channels=16)
+    assert method_algorithm('frskd_dense', student)['changes'] == {'bbox_head': {'feat_channels': 64}}
+    assert 'changes' not in method_algorithm('mssd', student)
+    assert 'changes' not in method_algorithm('ikd', student)
+    method_algorithm('frskd_dense', student)['self_teacher']['norm'] = 'BN'
+    assert method_algorithm('frskd_dense', student)['self_teacher']['norm'] == 'GN'

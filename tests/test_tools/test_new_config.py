@@ -173,7 +173,7 @@ def test_every_method_file_is_a_method():
 def test_a_leaf_for_published_models_is_that_of_the_documentation(tmp_path: Path):
     names = (f'mmdet::retinanet/retinanet_{backbone}_fpn_1x_coco.py' for backbone in ('r18', 'r50'))
     request = Request(next(names), 'ssim', tmp_path / 'distilled.py', next(names))
-    assert leaf_text(request, 'ssim') == (
+    assert leaf_text(request, 'ssim', {}) == (
         '# ssim, docs/ssim.md.\n'
         '# retinanet_r50_fpn_1x_coco -> retinanet_r18_fpn_1x_coco\n'
         '_base_ = [\n'
@@ -190,7 +190,7 @@ def test_a_leaf_for_published_models_is_that_of_the_documentation(tmp_path: Path
 
 def test_among_the_shipped_configs_paths_are_relative():
     request = Request(str(ROOT / 'configs/baselines/yolox_s_8xb8-100e_kitti.py'), 'mssd', ROOT / 'configs/mssd/x.py')
-    text = leaf_text(request, 'mssd')
+    text = leaf_text(request, 'mssd', {})
     assert "'../baselines/yolox_s_8xb8-100e_kitti.py'" in text and "'../_base_/methods/mssd.py'" in text
 
 

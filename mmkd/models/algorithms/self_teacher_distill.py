@@ -40,7 +40,8 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         distiller: configuration of a `DetectionDistiller`. The teacher's layers are those of the self-teacher: its
             refined features are the output of `backbone`, its heads have the student's names.
         source: the student's layer whose output, a tuple of levels, is refined.
-        changes: changes to the self-teacher's configuration by key, such as `{'head.in_channels': 1024}`.
+        changes: changes to the self-teacher's configuration: `{'head.in_channels': 1024}`, or nested dicts. In this
+            project's trials a head wider than a small student's made the better teacher, `docs/frskd.md`.
         self_teacher_weight: w, >= 0; with 0 the self-teacher is not trained.
         data_preprocessor: replaces the student's own.
 
