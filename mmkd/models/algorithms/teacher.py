@@ -128,7 +128,8 @@ class Teacher:
                     f'Layers of the RoI head cannot be recorded together with others but features: {sources}.'
                 )
             self._forward.never_stop()
-        return self._forward.output
+        output, self._forward.output = self._forward.output, None  # kept, it would take memory for the whole training
+        return output
 
     def settle(self, inputs: Tensor, data_samples: list | None) -> None:
         """Apply the options, once, and measure what they change on this batch; outside of any recording.
