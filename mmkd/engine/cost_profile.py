@@ -1,12 +1,46 @@
-"""Which operators a distillation step spends its time in, beside plain training and the teacher's features."""
+"""What a step does: operators and floating-point operations, counted, and the operators' times.
 
-from collections.abc import Mapping, Sequence
+Counts are the same on every machine and in every run, however busy it is; times are not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
 
 STEPS = 3
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the calls of torch's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def work(arm: Arm) -> dict[str, float]:
+    """What one step of an arm computes.
+
+    Args:
+        arm: what to run; it has been warmed up.
+
+    Returns:
+        `gflops`: floating-point operations / 1e9 of convolutions and matrix products, forward and backward, as
+        `torch.utils.flop_counter` counts them (a multiply-add is two); `operators`: calls of torch's operators. mmcv's
+        compiled operators, such as RoIAlign, are in neither.
+    """
+    with FlopCounterMode(display=False) as flops, _Calls() as calls:
+        arm.step()
+    return dict(gflops=flops.get_total_flops() / 1e9, operators=calls.number)
 
 
 def operator_seconds(arm: Arm, device: str, steps: int = STEPS) -> dict[str, float]:

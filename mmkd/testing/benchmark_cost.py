@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, stock_distiller
-from mmkd.engine.cost_profile import added, profile_arms
+from mmkd.engine.cost_profile import added, profile_arms, work
 from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
@@ -154,6 +154,7 @@ def benchmark(args: argparse.Namespace) -> dict:
             found['hook_seconds'] = hook_seconds(algorithm)
             if args.profile:
                 found['operators'] = profile_arms(arms, args.device)
+                found['work'] = {arm.name: work(arm) for arm in arms}
             if args.memory:
                 names = [name for name in builders(bench, args) if name != TEACHER]
                 found['memory_MiB'] = {name: memory_in_own_process(args, name, shape, batch) for name in names}
@@ -270,6 +271,10 @@ def show(found: dict) -> None:
         table.add_row(name, f'{arm["seconds"]["median"]:.3f}', f'{arm["images_a_second"]:.2f}', *parts, peak)
     console.print(table)
     if 'operators' in found:
+        table = Table('arm', 'GFLOPs a step', 'operators')
+        for name, done in found['work'].items():
+            table.add_row(name, f'{done["gflops"]:.3f}', str(done['operators']))
+        console.print(table)
         table = Table('operator', 'added ms a step')
         for name, seconds in added(found['operators'])[:12]:
             table.add_row(name, f'{1e3 * seconds:.1f}')

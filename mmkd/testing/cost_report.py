@@ -82,6 +82,23 @@ def operator_table(files: Sequence[dict]) -> str:
     return _table(['config', 'input', 'ms added to plain and teacher', 'most of it, ms'], rows) if rows else ''
 
 
+def work_table(files: Sequence[dict]) -> str:
+    """What every arm computes in a step, and its share of MMRazor's; nothing where nobody counted."""
+    rows = []
+    for figures in files:
+        for setting in figures['settings']:
+            for name, done in setting.get('work', {}).items():
+                shares = [_share(done, setting['work'].get(kind)) for kind in MMRAZOR]
+                counts = [f'{done["gflops"]:.2f}', str(done['operators'])]
+                rows.append([f'`{_pair(figures)}`', _input(setting), name, *counts, *shares])
+    heads = ['config', 'input', 'arm', 'GFLOPs a step', 'operators', *(f'GFLOPs over {kind}' for kind in MMRAZOR)]
+    return _table(heads, rows) if rows else ''
+
+
+def _share(done: dict, other: dict | None) -> str:
+    return '-' if other is None else f'{done["gflops"] / other["gflops"]:.3f}'
+
+
 def hook_line(files: Sequence[dict]) -> str:
     """What the logging hook costs, in the worst of the settings."""
     found = [s for figures in files for s in figures['settings'] if 'hook_seconds' in s]
@@ -193,7 +210,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in args.files]
     text = '\n\n'.join(
-        filter(None, [ratio_table(files), split_table(files), operator_table(files), hook_line(files), notes(files)])
+        filter(
+            None,
+            [
+                ratio_table(files),
+                split_table(files),
+                work_table(files),
+                operator_table(files),
+                hook_line(files),
+                notes(files),
+            ],
+        )
     )
     print(text)
     if args.page:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
-from mmkd.engine.cost_profile import added, operator_seconds, profile_arms
-from mmkd.testing.cost_report import operator_table
+from mmkd.engine.cost_profile import added, operator_seconds, profile_arms, work
+from mmkd.testing.cost_report import operator_table, work_table
 
 MAP = torch.rand(64, 64)
 
@@ -48,6 +48,23 @@ def test_the_table_names_the_largest_and_their_sum():
     table = operator_table([dict(config='configs/x.py', settings=[profiled, dict(height=1, width=1, batch=1)])])
     assert table.splitlines()[2:] == ['| `x` | 320x640, batch 2 | 45 | op9 9, op8 8, op7 7, op6 6, op5 5, op4 4 |']
     assert operator_table([dict(config='x.py', settings=[])]) == ''
+
+
+def test_work_is_counted_forward_and_backward():
+    weight = torch.rand(64, 32, requires_grad=True)
+    alone = work(Arm(PLAIN, lambda: MAP @ weight.detach(), nn.Identity()))
+    trained = work(Arm(PLAIN, lambda: (MAP @ weight).sum().backward(), nn.Identity()))
+    assert alone == dict(gflops=2 * 64 * 64 * 32 / 1e9, operators=2)  # detach and mm
+    assert trained['gflops'] == pytest.approx(2 * alone['gflops'])  # and the gradient of the weight
+
+
+def test_the_table_of_work_has_the_share_of_mmrazors():
+    counts = {'plain': (1.0, 5), 'distilled': (3.0, 9), 'SingleTeacherDistill': (4.0, 11)}
+    setting = dict(height=8, width=8, batch=1, work={n: dict(gflops=g, operators=o) for n, (g, o) in counts.items()})
+    rows = work_table([dict(config='x.py', settings=[setting, dict(height=1, width=1, batch=1)])]).splitlines()[2:]
+    assert rows[1] == '| `x` | 8x8, batch 1 | distilled | 3.00 | 9 | 0.750 | - |'
+    assert len(rows) == 3
+    assert work_table([dict(config='x.py', settings=[])]) == ''
 
 
 @pytest.mark.gpu

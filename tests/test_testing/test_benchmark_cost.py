@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
+from mmkd.engine.cost_profile import work
 from mmkd.engine.cost_rounds import Times, ratio, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.testing.benchmark_cost import (
@@ -85,6 +86,17 @@ def test_our_losses_equal_those_of_mmrazor(bench: Workbench):
         totals.append(sum(float(part.detach()) for v in values for part in (v if isinstance(v, list | tuple) else [v])))
     assert totals[0] == pytest.approx(totals[1], rel=1e-4)
     assert totals[0] > 0
+
+
+def test_a_step_computes_what_mmrazors_cheaper_algorithm_does_and_no_more(bench: Workbench):
+    """Times differ from run to run, what is computed does not."""
+    arms = [bench.plain(), bench.teacher(), bench.distilled(), *(bench.mmrazor(kind) for kind in MMRAZOR)]
+    for arm in arms:
+        arm.step()
+    plain, teacher, ours, whole, features = (work(arm) for arm in arms)
+    assert ours['gflops'] == features['gflops'] < whole['gflops']
+    assert ours['operators'] <= features['operators']
+    assert plain['gflops'] + teacher['gflops'] < ours['gflops'] < 1.03 * (plain['gflops'] + teacher['gflops'])
 
 
 def test_a_teacher_with_options_is_an_arm_of_its_own(bench: Workbench):
