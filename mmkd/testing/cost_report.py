@@ -209,19 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--plot', type=Path, help='picture to write')
     args = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in args.files]
-    text = '\n\n'.join(
-        filter(
-            None,
-            [
-                ratio_table(files),
-                split_table(files),
-                work_table(files),
-                operator_table(files),
-                hook_line(files),
-                notes(files),
-            ],
-        )
-    )
+    parts = (ratio_table, split_table, work_table, operator_table, hook_line, notes)
+    text = '\n\n'.join(filter(None, (part(files) for part in parts)))
     print(text)
     if args.page:
         write_section(args.page, args.name, text)
