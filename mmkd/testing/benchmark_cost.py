@@ -27,6 +27,8 @@ from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, proces
 from mmkd.testing.runs import write_json
 from mmkd.testing.worker import hardware_class
 
+# The maintained forks are other distributions.
+PACKAGES = ('torch', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmrazor')
 EPILOG = """
 Every arm takes turns in each round of one process. On a CPU the processor time of the process counts, on a GPU clock
 time until the device is done. Ratios come first; [low to high] is the range over the rounds.
@@ -168,7 +170,7 @@ def benchmark(args: argparse.Namespace) -> dict:
         threads=torch.get_num_threads(),
         rounds=args.rounds,
         date=time.strftime('%Y-%m-%d'),
-        versions={name: version(name) for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmrazor') if _there(name)},
+        versions={name: version(name) for name in PACKAGES if _there(name)},
         settings=settings,
     )
     if args.json:
