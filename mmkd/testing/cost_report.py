@@ -169,6 +169,8 @@ def _panels(pair: str, settings: Sequence[dict]) -> list[_Panel]:
 def cost_figure(files: Sequence[dict]) -> Figure:
     """Seconds of a step, a row a pair: over the size of the input, and over the batch where several were measured.
 
+    A pair that was measured at one point only is left out beside pairs with a line.
+
     Raises:
         ValueError: there is nothing to draw.
     """
@@ -176,6 +178,8 @@ def cost_figure(files: Sequence[dict]) -> Figure:
     if not pairs:
         raise ValueError('files must hold at least one measurement, got none')
     rows = [_panels(pair, [s for f in files if _pair(f) == pair for s in f['settings']]) for pair in pairs]
+    lines = [panels for panels in rows if any(len(panel.points) > 1 for panel in panels)]
+    rows = lines or rows
     columns = max(map(len, rows))
     figure = new_figure(5.5 * columns, 4 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)

@@ -261,11 +261,12 @@ def test_the_plot_tells_the_size_from_the_batch():
     settings = [setting(320, 1), setting(320, 4), setting(320, 2), setting(640, 1)]
     figure = cost_figure([dict(config='a/x_coco.py', settings=settings), dict(config='y.py', settings=settings[:1])])
     drawn = [axes for axes in figure.axes if axes.lines]
-    assert [axes.get_title() for axes in drawn] == ['x_coco\nbatch 1', 'x_coco\n320x320 px', 'y\nbatch 1']
-    size, batch, single = ([line.get_xydata().tolist() for line in axes.lines] for axes in drawn)
+    assert [axes.get_title() for axes in drawn] == ['x_coco\nbatch 1', 'x_coco\n320x320 px']
+    size, batch = ([line.get_xydata().tolist() for line in axes.lines] for axes in drawn)
     assert size == [[[0.1024, 3.2], [0.4096, 6.4]]]
     assert batch == [[[1, 3.2], [2, 6.4], [4, 12.8]]]
-    assert single == [[[0.1024, 3.2]]]
+    (alone,) = cost_figure([dict(config='y.py', settings=settings[:1])]).axes
+    assert [line.get_xydata().tolist() for line in alone.lines] == [[[0.1024, 3.2]]]
 
 
 @pytest.mark.gpu
