@@ -29,7 +29,10 @@ _WHOLE = {
     'visualization': ('Pictures', ['visualization']),
 }
 _SHORT = {
-    'engine': ('What the tools call', ['engine', 'compat.py', 'registry.py', 'releases.py', 'whole_files.py']),
+    'engine': (
+        'What the tools call',
+        ['engine', 'compat.py', 'near_names.py', 'registry.py', 'releases.py', 'whole_files.py'],
+    ),
     'testing': ('Experiments, benchmarks, toys', ['testing']),
 }
 _SECTION = re.compile(r'(Args|Returns|Yields|Raises|Warns|Attributes|Note|Example):$')
