@@ -89,7 +89,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--memory', action='store_true', help='peak memory too, each arm in a process of its own')
     parser.add_argument(
-        '--profile', action='store_true', help='by operator, what distillation adds to plain and teacher'
+        '--profile', action='store_true', help='count operations, and show which operators distillation adds time of'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=positive, help="threads on the CPU (torch's own choice)")
