@@ -1,12 +1,12 @@
 """Which distiller an arm of an experiment uses: the shipped method files, by name."""
 
-import difflib
 import importlib.resources
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mmkd.engine.method_choice import SELF_DISTILLATION, method_algorithm, method_family
+from mmkd.near_names import nearest
 
 PLAIN, TEACHER = 'plain', 'teacher'
 PLAIN_TIME = 'plain-time'  # plain, for as long as distillation takes: `mmkd.testing.time_budget`
@@ -48,9 +48,7 @@ def check_method(name: str) -> None:
     known = known_methods()
     stem = name.removesuffix('.py')
     if stem not in known or (name != stem and is_plain(stem)):
-        near = difflib.get_close_matches(stem, known, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'method must be one of {known}, got {name!r}{hint}')
+        raise ValueError(f'method must be one of {known}, got {name!r}; {nearest(stem, known)}.')
 
 
 def method_distiller(name: str) -> dict:

@@ -3,8 +3,9 @@
 import ctypes
 from pathlib import Path
 
-# For a process of its own: freed memory goes back to the system at once (GNU's C library).
-RETURN_FREED_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
+# For a process of its own: freed memory goes back to the system at once. GNU's C library keeps freed blocks, and MKL,
+# which torch multiplies matrices with, its buffers; how many depends on the sizes that came before.
+RETURN_FREED_MEMORY = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536', 'MKL_DISABLE_FAST_MM': '1'}
 
 
 def process_memory(entry: str) -> int:

@@ -14,7 +14,6 @@ Boxes are `(x, y, w, h)` in px of the image, tight around the part of the shape 
 that of the box.
 """
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from mmkd.near_names import nearest
 
 TOY_CLASSES = ('circle', 'square', 'triangle', 'cross')
 _CROSS = np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1)])
@@ -155,9 +156,9 @@ def draw_scene(
 
 def _mixture(objects: str) -> ObjectMixture:
     if objects not in MIXTURES:
-        near = difflib.get_close_matches(str(objects), MIXTURES, n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'objects must be one of {sorted(MIXTURES)}, got {objects!r}{hint}')
+        raise ValueError(
+            f'objects must be one of {sorted(MIXTURES)}, got {objects!r}; {nearest(str(objects), MIXTURES)}.'
+        )
     return MIXTURES[objects]
 
 

@@ -69,7 +69,7 @@ def test_an_option_that_a_loss_refuses_is_found_before_training(options):
 @pytest.mark.parametrize(
     ('wrong', 'message'),
     [
-        (['--methods', 'plain', 'simm'], "did you mean 'ssim'"),
+        (['--methods', 'plain', 'simm'], "got 'simm'; nearest: ssim"),
         (
             ['--methods', 'plain', 'x=ssim,distiller.distill_losses.loss_x.loss.p=1'],
             "no 'distiller.distill_losses.loss_x'",

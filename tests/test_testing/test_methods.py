@@ -27,7 +27,7 @@ def test_refuses_what_is_no_method(name):
 
 
 def test_suggests_the_nearest_name():
-    with pytest.raises(ValueError, match="did you mean 'ssim'"):
+    with pytest.raises(ValueError, match="got 'sim'; nearest: ssim"):
         method_distiller('sim')
 
 

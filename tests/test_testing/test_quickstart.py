@@ -44,7 +44,7 @@ def test_teacher_plain_and_distilled_end_in_a_table_and_pictures(options, tmp_pa
 @pytest.mark.parametrize(
     ('wrong', 'message'),
     [
-        (['--methods', 'plain', 'simm'], "did you mean 'ssim'"),
+        (['--methods', 'plain', 'simm'], "got 'simm'; nearest: ssim"),
         (['--data', '/nowhere'], 'no data folder /nowhere: /nowhere does not exist'),
         (['--splits', 'train', 'train'], 'two different splits'),
         (['--format', 'kitti'], 'ImageSets/train.txt'),

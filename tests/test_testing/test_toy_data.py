@@ -116,9 +116,7 @@ def test_refuses_a_folder_with_the_other_mixture(tmp_path):
 
 
 def test_refuses_an_unknown_mixture(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"objects must be one of \['mixed', 'small'\], got 'smal'; did you mean 'small'"
-    ):
+    with pytest.raises(ValueError, match=r"objects must be one of \['mixed', 'small'\], got 'smal'; nearest: small"):
         make_toy_data(tmp_path, objects='smal')
 
 
