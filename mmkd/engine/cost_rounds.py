@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
+from scipy.stats import binom
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm
 from mmkd.engine.hooks.cost_hook import CostHook
@@ -65,8 +66,14 @@ def take_turns(arms: Sequence[Arm], rounds: int, warmup: int, device: str) -> di
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
-    return dict(median=median(values), low=min(values), high=max(values))
+    """Median, and `low` and `high`: the values of the rounds that hold the true median with 95 % confidence.
+
+    By the binomial distribution of the values below it, for independent rounds: of 21 rounds the sixth and the
+    sixteenth, of eight or fewer the smallest and the largest (seven: 98 %, five: 94 %, three: 75 %).
+    """
+    ordered = sorted(values)
+    rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
+    return dict(median=median(ordered), low=ordered[rank - 1], high=ordered[-rank])
 
 
 def ratio(above: Sequence[float], *below: Sequence[float]) -> dict[str, float]:

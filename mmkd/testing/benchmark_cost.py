@@ -31,7 +31,8 @@ from mmkd.testing.worker import hardware_class
 PACKAGES = ('torch', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmrazor')
 EPILOG = """
 Every arm takes turns in each round of one process. On a CPU the processor time of the process counts, on a GPU clock
-time until the device is done. Ratios come first; [low to high] is the range over the rounds.
+time until the device is done. Ratios come first; [low to high] holds the median with 95 %
+confidence (from six rounds on; of eight or fewer it is their range).
   over_plain    distillation step / plain student step
   over_floor    distillation step / (plain student step + the float32 teacher's features)
   over_...      distillation step / the same pair and losses in MMRazor's own algorithms

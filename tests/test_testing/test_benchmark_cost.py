@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,7 +13,7 @@ from mmengine.registry import init_default_scope
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
 from mmkd.engine.cost_profile import work
-from mmkd.engine.cost_rounds import Times, ratio, summarise, take_turns
+from mmkd.engine.cost_rounds import Times, ratio, spread, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.testing.benchmark_cost import (
     benchmark,
@@ -141,6 +142,19 @@ def test_made_boxes_lie_inside_the_image_and_are_of_many_sizes():
 def test_ratios_are_taken_round_by_round():
     found = ratio([3.0, 8.0, 5.0], [1.0, 2.0, 2.0], [1.0, 2.0, 3.0])
     assert found == dict(median=1.5, low=1.0, high=2.0)
+
+
+@pytest.mark.parametrize(('rounds', 'low', 'high'), [(1, 1, 1), (7, 1, 7), (8, 1, 8), (9, 2, 8), (21, 6, 16)])
+def test_interval_of_the_median_by_ranks(rounds, low, high):
+    values = [float((7 * i) % rounds) + 1 for i in range(rounds)] if rounds % 7 else [*map(float, range(rounds, 0, -1))]
+    found = spread(values)
+    assert (found['low'], found['median'], found['high']) == (low, (rounds + 1) / 2, high)
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = [one['low'] <= 0 <= one['high'] for one in map(spread, rng.normal(size=(2000, 15)).tolist())]
+    assert 0.95 < np.mean(held) < 0.98  # 0.965 by the binomial distribution
 
 
 def test_floor_is_student_and_teacher():
