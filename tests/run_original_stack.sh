@@ -8,5 +8,4 @@
 # PYTHON=, TORCH=, MMKD_VENV=, MAX_JOBS=, MMKD_DATA= as in tools/setup_env.sh and tools/run_tests.sh.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-export MMKD_STACK=original MMKD_VENV=${MMKD_VENV:-$ROOT/.venv-original}
-exec "$ROOT/tools/run_tests.sh" "$@"
+MMKD_STACK=original exec "$ROOT/tools/run_tests.sh" "$@"

@@ -247,6 +247,12 @@ class TestOriginalStack:
         assert '-m pytest -n 2 --dist loadfile -k two words' in calls
         assert (machine.project / '.venv-original').is_dir() and not (machine.project / '.venv').exists()
 
+    def test_is_where_the_quick_start_runs(self, machine: Machine) -> None:
+        done = machine.run('tools/quickstart.sh', '--seeds', '0', MMKD_STACK='original')
+        assert done.returncode == 0, done.stdout
+        assert '-m mmkd.testing.quickstart --seeds 0' in machine.calls()
+        assert not (machine.project / '.venv').exists()
+
     def test_another_name_is_refused(self, machine: Machine) -> None:
         done = machine.run('tools/setup_env.sh', MMKD_STACK='orignal')
         assert done.returncode == 1

@@ -183,6 +183,12 @@ class TestLaunchers:
         assert 'MARK' not in launch('dist_train.sh', 'config.py', '2')[1]
         assert 'MARK' in launch('dist_train.sh', 'config.py', '2', VIRTUAL_ENV='/v')[1]
 
+    def test_the_original_stack_has_an_environment_of_its_own(self, launch: Callable) -> None:
+        marked = FAKE_PYTHON.replace('note "$*"', 'note "MARK $*"')
+        write_program(launch.machine.project / '.venv-original' / 'bin' / 'python', marked)
+        assert 'MARK' not in launch('dist_train.sh', 'config.py', '2')[1]
+        assert 'MARK' in launch('dist_train.sh', 'config.py', '2', MMKD_STACK='original')[1]
+
     def test_installed_package_is_not_put_on_the_import_path(self, launch: Callable) -> None:
         shutil.rmtree(launch.machine.project / 'mmkd')
         assert 'path=\n' in launch('dist_train.sh', 'config.py', '2')[1] + '\n'

@@ -16,7 +16,7 @@ usage() {
 
 # PYTHON=, an activated environment, the environment of tools/setup_env.sh, python3: the first there is.
 choose_python() {
-    local venv=${MMKD_VENV:-$ROOT/.venv}
+    local venv=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
     if [[ -z ${PYTHON:-} ]]; then
         if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
             PYTHON=python

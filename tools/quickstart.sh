@@ -2,7 +2,7 @@
 # Sets the environment up (tools/setup_env.sh: minutes the first time, then seconds), then trains a teacher, a plain
 # student and a distilled student, and shows a table and pictures.
 #
-#   tools/quickstart.sh                      on a small set of pictures that it makes: at most 10 minutes on two cores
+#   tools/quickstart.sh                      on a small set of pictures that it makes: some six minutes on two cores
 #   tools/quickstart.sh --data PATH --format coco|kitti ...
 #   tools/quickstart.sh --help               all options
 set -euo pipefail
@@ -10,4 +10,5 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$ROOT/tools/setup_env.sh"
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1
-exec "${MMKD_VENV:-$ROOT/.venv}/bin/python" -m mmkd.testing.quickstart "$@"
+VENV=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
+exec "$VENV/bin/python" -m mmkd.testing.quickstart "$@"

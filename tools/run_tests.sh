@@ -10,10 +10,11 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$ROOT/tools/setup_env.sh" --tests
 unset PYTHONPATH PYTHONHOME
+VENV=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
 export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ -z ${MMKD_DATA:-} ]] || MMKD_DATA=$(cd "$MMKD_DATA" && pwd)
 start=$SECONDS code=0
-(cd "$ROOT" && "${MMKD_VENV:-$ROOT/.venv}/bin/python" -m pytest -n 2 --dist loadfile "$@") || code=$?
+(cd "$ROOT" && "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@") || code=$?
 printf '[tests] %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
 case $code in
     0) echo '[tests] all passed' ;;

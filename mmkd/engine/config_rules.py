@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmkd.engine.method_choice import SELF_DISTILLATION
 from mmkd.engine.preflight_data import dataset_classes, datasets, is_elsewhere
 from mmkd.engine.student_config import is_distillation
 
@@ -137,6 +138,18 @@ def both_sides_the_same(cfg: Config) -> Iterator[str]:
             yield f'loss_forward_mappings.{name}: preds_S comes from the teacher and preds_T from the student.'
 
 
+def grown_teacher_missing(cfg: Config) -> Iterator[str]:
+    """Losses of a method whose teacher is grown on the student, in an algorithm that has another."""
+    for name in _distiller(cfg).get('distill_losses') or {}:
+        family = name.removeprefix('loss_').split('_')[0]
+        algorithm = SELF_DISTILLATION.get(family, {})
+        if 'teacher' in cfg.model and 'self_teacher' in algorithm:
+            yield (
+                f'{name} is of {family}, which grows its own teacher: model.type must be {algorithm["type"]}, without '
+                f'`teacher`. tools/new_config.py --method {family} writes such a config.'
+            )
+
+
 def recorders_without_use(cfg: Config) -> Iterator[str]:
     """Recorders that no mapping reads."""
     used: dict[bool, set] = {True: set(), False: set()}
@@ -220,6 +233,7 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     parameter_groups_without_parameters,
     learning_rate_of_zero,
     both_sides_the_same,
+    grown_teacher_missing,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     evaluator_of_several_sets,

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkd.engine.config_report import ConfigReport
-from mmkd.engine.hooks.class_check_hook import num_classes
+from mmkd.engine.hooks.class_check_hook import num_classes, recorded_class_outputs
 from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.models.algorithms.teacher import compare_states
 from mmkd.models.algorithms.teacher_student import PROBE_SIZE
@@ -107,14 +107,14 @@ def _input_warnings(student: dict, teacher: dict) -> Iterator[str]:
 
 
 def _class_problems(model: nn.Module, classes: tuple, counts: tuple, report: ConfigReport) -> Iterator[str]:
-    heads = [name for name in model.distiller.module_sources(from_student=False) if 'head' in name]
     if not classes or counts[1] in (None, len(classes)):
         return
+    heads = recorded_class_outputs(model)
     text = f'The teacher predicts {counts[1]} classes, the data set has {len(classes)}'
     if heads:
-        yield f'{text}, and {", ".join(heads)} of its head is recorded.'
+        yield f'{text}, and its class outputs are recorded ({", ".join(heads)}).'
     else:
-        report.warnings.append(f'{text}: features can be distilled, class outputs could not.')
+        report.warnings.append(f'{text}: no class outputs are distilled.')
 
 
 def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> None:

@@ -42,7 +42,7 @@ def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def short_rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """The table in short: the main score alone.
+    """The table in short: the main score alone, and that of the final split, where there is one.
 
     Args:
         results: Of `mmkd.testing.results.collect_results`.
@@ -56,16 +56,16 @@ def short_rows(results: dict) -> tuple[list[str], list[list[str]]]:
         arm, found = item
         return (TEACHER, PLAIN, arm).index(arm), -(found.get(f'{name} - plain') or {'mean': 0.0})['mean']
 
-    body = [
-        [
-            arm,
-            str(len(found['seeds'])),
-            estimate(found[name], percent),
-            estimate(found.get(f'{name} - plain'), percent, sign=True),
-        ]
-        for arm, found in sorted(results['arms'].items(), key=place)
-    ]
-    return ['arm', 'seeds', name, f'{name} - plain'], body
+    final = results['setting'].get('final')
+    scores = [name, f'{name} {final["split"]}'] if final else [name]
+    body = []
+    for arm, found in sorted(results['arms'].items(), key=place):
+        cells = [arm, str(len(found['seeds']))]
+        for score in scores:
+            cells.append(estimate(found.get(score), percent))
+            cells.append(estimate(found.get(f'{score} - plain'), percent, sign=True))
+        body.append(cells)
+    return ['arm', 'seeds', *(head for score in scores for head in (score, f'{score} - plain'))], body
 
 
 def print_table(results: dict, console: Console | None = None) -> None:
@@ -203,6 +203,8 @@ def short_markdown(results: dict) -> str:
     """The table for a front page: the main score, what it is, and what is not comparable."""
     setting = results['setting']
     text = f'{caption(results)}; "- plain" is paired by seed. {setting["hardware"]}; {setting["date"]}.'
+    if setting.get('final'):
+        text += f' "{setting["final"]["split"]}": {setting["final"]["images"]} images, read once, behind all training.'
     if results['unfair']:
         text += ' **Not comparable:** ' + '; '.join(results['unfair']) + '.'
     return '\n'.join(_markdown_table(*short_rows(results))) + f'\n\n{text}\n'

@@ -96,7 +96,7 @@ def gated_target(loss: nn.Module, teacher: Tensor, mask: np.ndarray | None) -> T
     if mask is None or not isinstance(loss, MaskedFeatureLoss) or not loss.gate:
         return teacher
     weight = torch.as_tensor(mask).to(teacher)
-    return teacher * (weight + loss.background_weight * (1 - weight))
+    return teacher * (weight.clamp(min=0) + loss.background_weight * (1 - weight) * (weight >= 0))
 
 
 def _cells(loss: FeatureLoss, student: Tensor, teacher: Tensor) -> np.ndarray:

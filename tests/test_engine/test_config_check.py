@@ -97,6 +97,15 @@ def without_step(name: str) -> Any:
     return change
 
 
+def method_file(name: str) -> Any:
+    """The distiller of a shipped file, under whatever algorithm there is."""
+
+    def change(cfg: Config, toy: ToyRun, folder: Path) -> None:
+        cfg.model.distiller = Config.fromfile(ROOT / 'configs' / '_base_' / 'methods' / f'{name}.py').distiller
+
+    return change
+
+
 def unused_stage(cfg: Config, toy: ToyRun, folder: Path) -> None:
     cfg.model.architecture.backbone.out_indices = (0, 1, 2)
     cfg.model.architecture.neck.in_channels = [8, 16, 32]
@@ -128,6 +137,10 @@ PROBLEMS: dict[str, Case] = {
         both(put(f'{MAPPING}.preds_S.from_student', False), put(f'{MAPPING}.preds_T.from_student', True)),
         ('preds_S comes from the teacher',),
     ),
+    'frskd with a teacher': Case(
+        method_file('frskd'),
+        ('loss_frskd_at is of frskd, which grows its own teacher', 'mmkd.SelfTeacherDistill'),
+    ),
     'training set empty': Case(put(f'{TRAIN}.filter_cfg.min_size', 9999), ('empty after filtering', 'filter_cfg')),
     'pipeline without annotations': Case(without_step('LoadAnnotations'), ('first training step fails',)),
     'pipeline without packing': Case(without_step('PackDetInputs'), ('must end with PackDetInputs',)),
@@ -143,11 +156,11 @@ PROBLEMS: dict[str, Case] = {
     'head recorded, other classes': Case(
         both(
             other_teacher(bbox_head__num_classes=7),
-            recorded('bbox_head.cls_convs.0.conv'),
+            recorded('bbox_head.retina_cls'),
             put('model.distiller.connectors', dict(adapt=dict(type='mmkd.ConvConnector'))),
             put(f'{MAPPING}.preds_S.connector', 'adapt'),
         ),
-        ('teacher predicts 7 classes, the data set has 4', 'bbox_head.cls_convs.0.conv'),
+        ('teacher predicts 7 classes, the data set has 4', 'bbox_head.retina_cls'),
     ),
     'teacher hardly filled': Case(partly_loaded('neck'), ('fills only', '% of the teacher')),
     'start from nothing': Case(starts_from('net.'), ('load_from', 'nothing of it fits')),

@@ -8,7 +8,7 @@ from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.html_report import html_page
 from mmkd.testing.report import main, write_section
 from mmkd.testing.results import summarise, teacher_note
-from mmkd.testing.tables import markdown, print_table, short_rows, table_rows
+from mmkd.testing.tables import markdown, print_table, short_markdown, short_rows, table_rows
 
 
 def _row(arm, seed, ap):
@@ -167,6 +167,15 @@ def test_the_short_table_has_the_main_score_best_gain_first(results):
     assert heads == ['arm', 'seeds', 'AP', 'AP - plain']
     assert [cells[0] for cells in body] == ['teacher', 'plain', 'ssim', 'worse']
     assert body[2] == ['ssim', '3', '33.0 ± 5.0', '+1.0 ± 0.0']
+
+
+def test_the_short_table_has_the_final_split_too(results):
+    results['setting']['final'] = dict(split='test', images=72)
+    results['arms']['ssim'] |= {'AP test': dict(mean=0.3, low=None, high=None, count=1)}
+    heads, body = short_rows(results)
+    assert heads[2:] == ['AP', 'AP - plain', 'AP test', 'AP test - plain']
+    assert next(cells for cells in body if cells[0] == 'ssim')[4:] == ['30.0', '-']
+    assert '"test": 72 images' in short_markdown(results)
 
 
 def test_several_stores_come_onto_one_page_each_in_its_section(tmp_path, results):

@@ -1,5 +1,8 @@
-# MMRazor's Pearson correlation with MMRazor's own weight for RetinaNet, Cao et al. 2022, https://arxiv.org/abs/2207.02039: to
-# compare with. 1x1 where the channels of the necks differ.
+# MMRazor's Pearson correlation with MMRazor's own weight for RetinaNet, Cao et al. 2022,
+# https://arxiv.org/abs/2207.02039: to compare with. 1x1 where the channels of the necks differ.
+# Mean and deviation of a channel run over the batch of one process: several processes differ from one with the same
+# total batch. A level of one cell (P7 of images up to 128 px) with one image a process has no deviation: the loss is
+# NaN and training stops there. Take more images, larger ones, or leave the level out by `strides=` in both mappings.
 distiller = dict(
     type='mmkd.DetectionDistiller',
     student_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),

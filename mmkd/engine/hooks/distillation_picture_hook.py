@@ -7,9 +7,11 @@ from typing import Any
 from mmengine.dataset import Compose
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmkd.engine.distillation_pictures import KINDS, PictureOptions, as_pixels, draw_subject
+from mmkd.engine.hooks.class_check_hook import classes_by_set, differing_sets
 from mmkd.engine.subjects import Subject, image_pipeline, subjects_of
 from mmkd.registry import HOOKS
 
@@ -68,7 +70,7 @@ class DistillationPictureHook(Hook):
             dataset = runner.val_loop.dataloader.dataset
             self._subjects = subjects_of(dataset, self.images, Compose(image_pipeline(runner.cfg)))
             self.options = PictureOptions(
-                self.options.kinds, self.options.levels, self.options.threshold, dataset.metainfo.get('classes', ())
+                self.options.kinds, self.options.levels, self.options.threshold, legend_classes(dataset)
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -91,6 +93,17 @@ class DistillationPictureHook(Hook):
         if self._subjects:
             figures = figure = None
             gc.collect()  # figures are rings of references
+
+
+def legend_classes(dataset: Any) -> tuple[str, ...]:
+    """Names of a validation set's classes; none, with a warning, where it joins data sets of different classes."""
+    sets = classes_by_set(dataset)
+    different = next(differing_sets(sets), None)
+    if different is not None:
+        text = f'The pictures have no names of classes, as the joined validation sets differ: {different}.'
+        print_log(text, logger='current', level=30)
+        return ()
+    return sets[0][1] if sets else ()
 
 
 def _algorithm(runner: Runner) -> Any:

@@ -144,6 +144,9 @@ class NumberGuardHook(Hook):
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """All gradients are there, no weight is changed yet."""
+        overflow = getattr(optimizer, 'found_inf', None)
+        if overflow is not None and bool(overflow):
+            return  # a fused optimiser is called for overflowed gradients too, and leaves its weights by itself
         parameters = [p for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         norms = [n.float().reshape(1) for n in torch._foreach_norm([p.grad for p in parameters])]
         self._unstepped = 0

@@ -10,6 +10,7 @@ from typing import Any
 import mmkd.compat  # noqa: F401  (makes mmrazor importable)
 
 # isort: split
+from mmengine.dist import broadcast
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -108,6 +109,10 @@ class PlainStudentAlgorithm(BaseAlgorithm):
                 for child in module.modules():
                     if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
                         child.init_weights()
+        # The Runner broadcasts `state_dict`, where these are not; with a seed a rank they would differ for ever.
+        for module in self.apart_modules().values():
+            for value in nn.Module.state_dict(module).values():
+                broadcast(value)
 
     def train(self, mode: bool = True) -> 'PlainStudentAlgorithm':
         """Switch the student and what is beside it; returns self."""

@@ -2,7 +2,7 @@
 
 import fnmatch
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Teacher:
         config, self.options = split_teacher(config)
         self.settled = not self.options
         self.strict = strict
-        self.loaded = isinstance(config, BaseModel)
+        self.loaded = isinstance(config, BaseModel) and checkpoint is None
         self.sha256: str | None = None
         if isinstance(config, BaseModel):
             self.source, self.model = ModelSource({}, type(config).__name__), config
@@ -80,9 +80,17 @@ class Teacher:
         self._forward: TappedForward | None = None
         self._on_rois: RoIForward | None = None
 
-    def __deepcopy__(self, memo: dict) -> 'Teacher':
-        """The same teacher: EMA and other copies of the student share it."""
-        return self
+    def __deepcopy__(self, memo: dict) -> 'LentTeacher':
+        """The same teacher: EMA and other copies of the student share it, and must not move it."""
+        return LentTeacher(self)
+
+    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Another device or precision for the network, as `nn.Module._apply` does it."""
+        self.model._apply(change)
+
+    def set_device(self, device: torch.device) -> None:
+        """Where the network's preprocessor puts images."""
+        self.model._set_device(device)
 
     def load(self) -> None:
         """Load the weights, once.
@@ -179,6 +187,32 @@ class Teacher:
     def renormalise_from(self, student: BaseModel) -> Renormalise:
         """The step from the student's normalised batch to the teacher's own normalisation."""
         return Renormalise(student.data_preprocessor, self.model.data_preprocessor)
+
+
+class LentTeacher:
+    """The teacher of a copied model: the original's, in all things but that moving the copy leaves it where it is.
+
+    Args:
+        owner: the teacher of the original.
+    """
+
+    def __init__(self, owner: Teacher) -> None:
+        self.owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'owner':  # not there yet, while a pickle is read
+            raise AttributeError(name)
+        return getattr(self.owner, name)
+
+    def __deepcopy__(self, memo: dict) -> 'LentTeacher':
+        """The same, for the copy of a copy."""
+        return self
+
+    def move(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Nothing: the original needs it where it is."""
+
+    def set_device(self, device: torch.device) -> None:
+        """Nothing, too."""
 
 
 def file_sha256(path: Path) -> str:

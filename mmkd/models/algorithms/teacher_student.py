@@ -87,13 +87,13 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'TeacherStudentDistill':
         super()._apply(fn, recurse)
-        self.teacher._apply(fn)
+        self._teacher.move(fn)
         return self
 
     def _set_device(self, device: torch.device) -> None:
         """Where images go: MMEngine tells the children's preprocessors, and the teacher is no child."""
         super()._set_device(device)
-        self.teacher._set_device(device)
+        self._teacher.set_device(device)
 
     def init_weights(self) -> None:
         """Initialise the student as without distillation, load the teacher, hand down what is inherited."""

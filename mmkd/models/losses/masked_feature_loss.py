@@ -18,7 +18,7 @@ class MaskedFeatureLoss(FeatureLoss):
     """Mean square difference inside the mask, and with a weight of its own outside.
 
     `L = sum M d / (C sum M) + w_bg sum (1 - M) d / (C sum (1 - M))` with `d = (norm(S) - norm(sg(T)))^2`, `sg` = no
-    gradient. Without a mask, the plain mean of d.
+    gradient. Without a mask, the plain mean of d. A cell with M < 0 is neither inside nor outside: it is in no sum.
 
     Idea: Jia et al. 2024 (MSSD), abstract, https://doi.org/10.1007/s44267-024-00040-3. The formula is not published;
     this project's choice, see `docs/mssd.md`. It also serves a pair of teacher and student.
@@ -26,9 +26,11 @@ class MaskedFeatureLoss(FeatureLoss):
     Args:
         normalize: `channel`: each channel of each image has mean 0 and variance 1 over its cells (never over the batch,
             so that several processes equal one); `none`: features as they are (FitNet's mean square error).
-        background_weight: w_bg, >= 0.
+        background_weight: w_bg, >= 0. Every cell with M = 0 is background, the padding too, unless
+            `GaussianMask(padding=-1)` takes it out.
         gate: the mask acts on the target instead: the student's whole map is drawn towards
             `T (M + w_bg (1 - M))`, that is, to respond where the objects are; an image whose mask is empty gives 0.
+            Where M < 0 the target is 0, as in the background without w_bg.
         eps: added to the variance, > 0; a constant channel, as on a map of one cell, becomes 0.
         loss_weight: scale of the loss, >= 0.
 
@@ -81,7 +83,7 @@ class MaskedFeatureLoss(FeatureLoss):
         Args:
             preds_S: (N, C, H, W) the student's feature, or the taught level's.
             preds_T: (N, C, H, W) the teacher's feature, or the teaching level's.
-            mask: (N, 1, H, W) in [0, 1].
+            mask: (N, 1, H, W) in [0, 1], or negative where a cell counts on neither side.
             labels: not used; must be None.
             avg_factor: replaces the sum of `mask` over all processes; not with a background weight.
 
@@ -108,13 +110,21 @@ class MaskedFeatureLoss(FeatureLoss):
         self, student: Tensor, teacher: Tensor, mask: Tensor | None, avg_factor: Tensor | float | None
     ) -> Tensor:
         if self.gate:
-            gate = mask + self.background_weight * (1 - mask)
+            gate = mask.clamp(min=0) + self.background_weight * _outside(mask)
             if gate.shape != (len(teacher), 1, *teacher.shape[2:]):
                 raise ValueError(f'mask {tuple(mask.shape)} does not fit features {tuple(teacher.shape)}.')
             values = self.elementwise(student, teacher * gate.to(teacher.dtype))
             return (values * (gate.amax(dim=(1, 2, 3), keepdim=True) > 0)).mean()
         values = self.elementwise(student, teacher)
-        loss = weighted_mean(values, mask, avg_factor)
-        if mask is None or self.background_weight == 0:
+        if mask is None:
+            return weighted_mean(values, None, avg_factor)
+        mask = mask.to(values.dtype)
+        loss = weighted_mean(values, mask.clamp(min=0), avg_factor)
+        if self.background_weight == 0:
             return loss
-        return loss + self.background_weight * weighted_mean(values, 1 - mask)
+        return loss + self.background_weight * weighted_mean(values, _outside(mask))
+
+
+def _outside(mask: Tensor) -> Tensor:
+    """Background weight of every cell, `1 - M`; 0 where M < 0."""
+    return (1 - mask) * (mask >= 0)

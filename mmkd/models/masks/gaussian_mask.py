@@ -22,13 +22,15 @@ class GaussianMask(nn.Module):
         clip: see `gaussian_box_mask`.
         ignore_padding: weight 0 in cells beyond an image's own `img_shape`. MMDetection's `Pad` transform sets
             `img_shape` to the padded size; what it pads counts as image.
+        padding: value of the cells that `ignore_padding` takes out: 0, background, or -1, which `MaskedFeatureLoss`
+            takes for neither object nor background.
         cells: (low, high): a box marks a level where its side, the root of its area, is at least `low` and less than
             `high` cells long, so that a level is told about the objects that it is there to find. The finest level
             takes all smaller ones too, the coarsest all larger ones. None: every box marks every level, as `uniform`
             does whatever the boxes.
 
     Raises:
-        ValueError: `cells` that are not 0 <= low < high; as `gaussian_box_mask`, at the first batch.
+        ValueError: `cells` that are not 0 <= low < high, another `padding`; as `gaussian_box_mask`, at the first batch.
     """
 
     def __init__(
@@ -38,13 +40,17 @@ class GaussianMask(nn.Module):
         kappa: float = 2.0,
         clip: bool = False,
         ignore_padding: bool = True,
+        padding: float = 0.0,
         cells: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         pair = isinstance(cells, list | tuple) and len(cells) == 2
         if cells is not None and not (pair and 0 <= cells[0] < cells[1]):
             raise ValueError(f'cells must be two numbers, 0 <= low < high, or None, got {cells!r}.')
+        if padding not in (0, -1):
+            raise ValueError(f'padding must be 0 (background) or -1 (neither object nor background), got {padding!r}.')
         self.cells = cells
+        self.padding = padding
         self.shape = shape
         self.kappa = kappa
         self.clip = clip
@@ -59,7 +65,7 @@ class GaussianMask(nn.Module):
             feats: (N, C, H, W) maps, of which only the grid and the device are read.
 
         Returns:
-            One (N, 1, H, W) in [0, 1] a map.
+            One (N, 1, H, W) in [0, 1] a map, or -1 in the padding.
 
         Raises:
             ValueError: a number of samples other than N, or metainfo that is absent or differs within the batch.
@@ -71,18 +77,16 @@ class GaussianMask(nn.Module):
         boxes = [_boxes(sample) for sample in data_samples]
         sizes = [tuple(sample.img_shape[:2]) for sample in data_samples] if self.ignore_padding else None
         strides = [_stride(feat, input_size) for feat in feats]
-        return tuple(
-            gaussian_box_mask(
-                [self._own(image_boxes.to(feat.device), stride, strides) for image_boxes in boxes],
-                tuple(feat.shape[-2:]),
-                input_size,
-                shape=self.shape,
-                kappa=self.kappa,
-                clip=self.clip,
-                image_sizes=sizes,
-            )
-            for feat, stride in zip(feats, strides, strict=True)
-        )
+        masks = []
+        for feat, stride in zip(feats, strides, strict=True):
+            own = [self._own(image_boxes.to(feat.device), stride, strides) for image_boxes in boxes]
+            grid = (tuple(feat.shape[-2:]), input_size)
+            mask = gaussian_box_mask(own, *grid, shape=self.shape, kappa=self.kappa, clip=self.clip, image_sizes=sizes)
+            if self.padding and sizes:
+                inside = gaussian_box_mask(own, *grid, shape='uniform', image_sizes=sizes)
+                mask = mask + self.padding * (1 - inside)
+            masks.append(mask)
+        return tuple(masks)
 
     def _own(self, boxes: Tensor, stride: float, strides: Sequence[float]) -> Tensor:
         if self.cells is None:

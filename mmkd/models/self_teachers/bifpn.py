@@ -17,15 +17,32 @@ from mmkd.registry import MODELS
 Norm = Literal['BN', 'GN', 'SyncBN']
 
 
+class OneCellGroupNorm(nn.GroupNorm):
+    """GroupNorm that also serves maps of one cell where each group is one channel.
+
+    There a group is a single number and its variance 0: torch refuses one image, and gives the bias whatever comes for
+    several. On such a map all channels are one group here; a single channel is scaled and shifted as it is. Any other
+    map, and any wider group, is torch's own.
+    """
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        if self.num_groups != self.num_channels or feature.shape[2:].numel() != 1:
+            return super().forward(feature)
+        if self.num_channels == 1:
+            return feature * self.weight + self.bias
+        return F.group_norm(feature, 1, self.weight, self.bias, self.eps)
+
+
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Normalisation layer; GN has the largest number of groups up to 32 that divides the channels.
+    """Normalisation layer; GN has the largest number of groups up to 32 that divides the channels (`OneCellGroupNorm`).
 
     Raises:
         ValueError: unknown norm.
     """
     if norm == 'GN':
         groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels)
+        return OneCellGroupNorm(groups, channels)
     if norm not in ('BN', 'SyncBN'):
         raise ValueError(f"norm must be 'BN', 'GN' or 'SyncBN', got {norm!r}.")
     return nn.BatchNorm2d(channels) if norm == 'BN' else nn.SyncBatchNorm(channels)
@@ -154,7 +171,8 @@ class BiFPNSelfTeacher(nn.Module):
     is the whole network of the classification experiments. Differs: maps are resized to the next level's own size,
     whatever it is, where the code doubles it (the same where sizes halve), and repeated layers may have a width other
     than 1. The text names bilinear up-sampling, the code does nearest: `up_mode`. BatchNorm takes
-    statistics over the batch, as published; with it several processes differ from one. `norm='GN'` does not.
+    statistics over the batch, as published; with it several processes differ from one, and torch refuses to train with
+    one image on a level of one cell. `norm='GN'` does neither.
 
     Args:
         in_channels: c_i of each level, finest first.

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 
-from mmkd.testing.methods import method_distiller
+from mmkd.testing.methods import config_root, method_distiller
 
 from .conftest import batch, build_algorithm, build_teacher, losses_of
 
@@ -18,6 +19,16 @@ def test_a_loss_of_mmrazor_reaches_every_level_of_the_student(family, method):
     sum(losses.values()).backward()
     gradients = [p.grad for name, p in model.named_parameters() if 'neck' in name]
     assert gradients and all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_pkd_is_nan_for_one_cell_of_one_image_alone_and_its_file_says_so():
+    distiller = method_distiller('pkd')
+    loss = MODELS.build(distiller['distill_losses']['loss_pkd'])
+    pair = [torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)]
+    assert loss(pair[:1], pair[1:])[0].isfinite()
+    assert loss([pair[0][:1]], [pair[1][:1]])[0].isnan()
+    text = (config_root() / '_base_' / 'methods' / 'pkd.py').read_text()
+    assert 'one cell' in text and 'NaN' in text and 'run over the batch of one process' in text
 
 
 def test_its_random_masks_do_not_touch_the_students_random_numbers():

@@ -1,6 +1,7 @@
 """`SelfTeacherDistill` on real MMDetection detectors, in small, and on a classifier."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.registry import MODELS
 
 from mmkd.engine.hooks.distill_checkpoint_hook import DistillCheckpointHook
 from mmkd.testing.methods import config_root
+from mmkd.testing.ranks import in_ranks
 
 from .conftest import FAMILIES, batch, losses_of, small
 
@@ -212,6 +214,25 @@ def test_a_copy_has_a_self_teacher_of_its_own():
     assert copied.self_teacher is not model.self_teacher
     part(losses_of(copied, batch()), 'self_teacher.').backward()
     assert grads(copied.self_teacher) > 0 and grads(model.self_teacher) == 0 and grads(model.architecture) == 0
+
+
+def test_ranks_with_seeds_of_their_own_begin_with_the_same_self_teacher(tmp_path: Path):
+    """`randomness=dict(diff_rank_seed=True)`; the Runner's own broadcast does not see what is saved apart."""
+
+    def work(rank: int) -> None:
+        torch.distributed.init_process_group('gloo')
+        model = build('retinanet')
+        torch.manual_seed(rank)
+        model.init_weights()
+        torch.save(
+            dict(model.self_teacher.saved_state(), student=model.bbox_head.retina_cls.weight), tmp_path / f'{rank}.pth'
+        )
+
+    ended = in_ranks(work, tmp_path / 'log', processes=2)
+    assert ended.codes == (0, 0), (tmp_path / 'log').read_text()
+    states = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
+    different = [name for name, value in states[0].items() if not torch.equal(value, states[1][name])]
+    assert different == ['student']  # which the Runner broadcasts itself
 
 
 def test_nothing_of_a_step_is_kept():

@@ -179,6 +179,24 @@ def test_a_copy_shares_the_teacher_and_copies_the_student():
     assert copied.backbone is not model.backbone
 
 
+def test_moving_a_copy_leaves_the_teacher_where_it_is():
+    model = build_algorithm('retinanet', neck_distiller(ssim()))
+    copied = copy.deepcopy(copy.deepcopy(model)).double()  # EMAHook(device='cpu') moves its copy so
+    assert copied.backbone.conv1.weight.dtype == torch.float64
+    assert model.teacher.backbone.conv1.weight.dtype == torch.float32
+    model.double()
+    assert model.teacher.backbone.conv1.weight.dtype == torch.float64
+
+
+def test_a_built_teacher_takes_the_checkpoint_that_is_given(tmp_path):
+    weights = build_teacher('retinanet').state_dict()
+    torch.save(dict(state_dict={key: value + 1 for key, value in weights.items()}), tmp_path / 'teacher.pth')
+    built = build_teacher('retinanet')
+    model = build_algorithm('retinanet', neck_distiller(ssim()), built, teacher_ckpt=str(tmp_path / 'teacher.pth'))
+    model.init_weights()
+    assert torch.equal(model.teacher.backbone.conv1.weight, weights['backbone.conv1.weight'] + 1)
+
+
 def test_a_plain_students_checkpoint_loads_strictly():
     model = build_algorithm('retinanet', neck_distiller(ssim()))
     torch.manual_seed(3)

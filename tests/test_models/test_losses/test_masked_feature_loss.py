@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.models.losses.masked_feature_loss import MaskedFeatureLoss
+from mmkd.models.masks.gaussian_mask import GaussianMask
 
 
 def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +83,49 @@ def test_looks_only_where_the_mask_is():
     assert loss(changed, teacher, mask=mask) == loss(student, teacher, mask=mask)
     with_background = MaskedFeatureLoss(normalize='none', background_weight=0.1)
     assert with_background(changed, teacher, mask=mask) > with_background(student, teacher, mask=mask)
+
+
+def padded_mask() -> Tensor:
+    """(2, 1, 4, 5): objects in the first two columns, background behind, the last column of image 1 padding (-1)."""
+    mask = torch.zeros(2, 1, 4, 5, dtype=torch.float64)
+    mask[..., :2] = 0.75
+    mask[1, ..., 4] = -1
+    return mask
+
+
+def test_negative_cells_of_the_mask_count_on_neither_side():
+    student, teacher, _ = pair()
+    mask = padded_mask()
+    value = MaskedFeatureLoss(normalize='none', background_weight=0.3)(student, teacher, mask=mask)
+    d = (student - teacher).square()
+    inside, outside = mask * (mask > 0), (1 - mask) * (mask >= 0)
+    expected = (d * inside).sum() / (3 * inside.sum()) + 0.3 * (d * outside).sum() / (3 * outside.sum())
+    torch.testing.assert_close(value, expected)
+    changed = torch.where(mask < 0, student + 5, student)
+    for background in (0.0, 0.3):
+        loss = MaskedFeatureLoss(normalize='none', background_weight=background)
+        assert loss(changed, teacher, mask=mask) == loss(student, teacher, mask=mask)
+
+
+def test_gate_draws_negative_cells_of_the_mask_to_nothing():
+    student, teacher, _ = pair()
+    mask = padded_mask()
+    gated = MaskedFeatureLoss(gate=True, background_weight=0.25, normalize='none')
+    target = teacher * torch.where(mask < 0, 0, mask + 0.25 * (1 - mask))
+    torch.testing.assert_close(gated(student, teacher, mask=mask), torch.nn.functional.mse_loss(student, target))
+
+
+def test_padding_is_background_unless_the_mask_takes_it_out():
+    sample = DetDataSample(metainfo=dict(batch_input_shape=(32, 40), img_shape=(32, 24)))
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[2.0, 3.0, 14.0, 20.0]]))
+    student, teacher, _ = pair()
+    student, teacher = student[:1], teacher[:1]
+    (mask,), (out,) = (GaussianMask(shape='binary', padding=value)([sample], [student]) for value in (0, -1))
+    assert mask[..., 3:].eq(0).all() and out[..., 3:].eq(-1).all() and torch.equal(out[..., :3], mask[..., :3])
+    loss = MaskedFeatureLoss(normalize='none', background_weight=1.0)
+    assert loss(student, teacher, mask=out) != loss(student, teacher, mask=mask)
+    alone = loss(student[..., :3], teacher[..., :3], mask=mask[..., :3])
+    torch.testing.assert_close(loss(student, teacher, mask=out), alone)
 
 
 def test_statistics_are_those_of_each_image_alone():

@@ -146,3 +146,8 @@ def test_a_box_marks_the_levels_that_are_there_for_its_size():
 def test_refuses_cells_that_are_no_range(cells):
     with pytest.raises(ValueError, match='cells must be two numbers'):
         GaussianMask(cells=cells)
+
+
+def test_refuses_another_value_for_the_padding():
+    with pytest.raises(ValueError, match='padding must be 0'):
+        GaussianMask(padding=0.5)

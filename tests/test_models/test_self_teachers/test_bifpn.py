@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmkd.models.self_teachers.bifpn import BiFPNSelfTeacher, Fusion, halved
+from mmkd.models.self_teachers.bifpn import BiFPNSelfTeacher, Fusion, halved, make_norm
 from mmkd.models.self_teachers.grown_features import GrownFeatures
 from mmkd.models.self_teachers.residual_bifpn import ResidualBiFPNSelfTeacher
 
@@ -192,6 +192,41 @@ def test_group_norm_makes_each_image_independent_of_its_batch():
     feats = [torch.randn(3, 4, 6, 10), torch.randn(3, 8, 3, 5)]
     for whole, alone in zip(net(feats), net([f[1:2] for f in feats]), strict=True):
         torch.testing.assert_close(whole[1:2], alone)
+
+
+@pytest.mark.parametrize('images', [1, 2])
+@pytest.mark.parametrize('channels', [16, 17, 32])
+def test_group_norm_keeps_a_level_of_one_cell_alive(images, channels):
+    torch.manual_seed(0)
+    net = BiFPNSelfTeacher(in_channels=(channels, channels), out_channels='same', norm='GN')
+    feats = [torch.randn(images, channels, *size, requires_grad=True) for size in ((1, 2), (1, 1))]
+    coarsest = net(feats)[1]
+    (coarsest * torch.randn_like(coarsest)).sum().backward()
+    assert coarsest.flatten(1).std(1).gt(0.1).all() and feats[1].grad.abs().amax((1, 2, 3)).gt(1e-3).all()
+    alone = net([feat[:1] for feat in feats])[1]
+    torch.testing.assert_close(coarsest[:1], alone)
+
+
+def test_group_norm_of_one_cell_takes_all_channels_as_one_group():
+    norm, feature = make_norm('GN', 16), torch.randn(2, 16, 1, 1, dtype=torch.float64)
+    norm.double().weight.data.uniform_()
+    centred = feature - feature.mean(1, keepdim=True)
+    expected = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
+    torch.testing.assert_close(norm(feature), expected * norm.weight[:, None, None] + norm.bias[:, None, None])
+    single = make_norm('GN', 1)
+    torch.nn.init.constant_(single.bias, 0.5)
+    assert single(torch.full((1, 1, 1, 1), 3.0)).item() == 3.5
+
+
+@pytest.mark.parametrize(
+    ('channels', 'size'),
+    [(1, (2, 3)), (16, (1, 2)), (16, (5, 7)), (32, (3, 1)), (48, (1, 1)), (64, (1, 1)), (64, (4, 3))],
+)
+def test_group_norm_is_torchs_own_elsewhere(channels, size):
+    ours, feature = make_norm('GN', channels), torch.randn(2, channels, *size)
+    theirs = nn.GroupNorm(ours.num_groups, channels)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(ours(feature), theirs(feature))
 
 
 def test_fusion_is_a_weighted_mean_and_negative_weights_count_as_zero():
