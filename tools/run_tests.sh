@@ -14,7 +14,7 @@ VENV=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -origin
 export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ -z ${MMKD_DATA:-} ]] || MMKD_DATA=$(cd "$MMKD_DATA" && pwd)
 start=$SECONDS code=0
-(cd "$ROOT" && "$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@") || code=$?
+(cd "$ROOT" && "$VENV/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@") || code=$?
 printf '[tests] %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
 case $code in
     0) echo '[tests] all passed' ;;

@@ -38,4 +38,4 @@ def test_buffers_of_matrix_products_are_given_back():
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', _KEPT], env=environment, capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) < 2
+    assert float(done.stdout) < 6  # MiB: what libraries touch; with the buffers it is 15
