@@ -1,16 +1,20 @@
 """Fixtures that all tests share."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import mmengine.config.config
 import pytest
 import torch
+import yapf.yapflib.yapf_api
 
 import mmkd.compat  # noqa: F401  (makes mmrazor importable, before any test module imports it)
 from mmkd.testing.data import shared_data
 
 torch.set_num_threads(1)  # several workers share the cores; more threads only wait for each other
-
+gc.freeze()  # every data set that MMEngine builds collects garbage: not among what the imports made
 
 # The files that take longest. Two processes share the files of a whole run; a long one at the end leaves one idle.
 LONG_FILES = (
@@ -22,6 +26,26 @@ LONG_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, the rest in its order."""
     items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
+
+@pytest.fixture(autouse=True, scope='session')
+def plain_config_texts() -> Iterator[None]:
+    """Runs in this process write their configs as they are: laying one out takes yapf seconds.
+
+    Tools that run as processes of their own lay them out.
+    """
+
+    def unformatted(text: str, *args: Any, **kwargs: Any) -> tuple[str, bool]:
+        return text, True
+
+    unformatted.replaced = yapf.yapflib.yapf_api.FormatCode
+    names = [(yapf.yapflib.yapf_api, 'FormatCode')]
+    if hasattr(mmengine.config.config, 'FormatCode'):  # MMEngine up to 0.10.7
+        names.append((mmengine.config.config, 'FormatCode'))
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in names:
+            patch.setattr(module, name, unformatted)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkd.engine.config_report import ConfigReport
-from mmkd.engine.hooks.class_check_hook import num_classes, recorded_class_outputs
+from mmkd.engine.detector_classes import num_classes, recorded_class_outputs
 from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.models.algorithms.teacher import compare_states
 from mmkd.models.algorithms.teacher_student import PROBE_SIZE

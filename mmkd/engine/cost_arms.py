@@ -21,7 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmkd.engine.config_check import initialise_without_download
-from mmkd.engine.hooks.class_check_hook import num_classes
+from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import load_model_source
 from mmkd.models.algorithms.step_clock import StepClock

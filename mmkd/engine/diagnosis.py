@@ -15,6 +15,7 @@ from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmkd.engine.listener import RunListener
 from mmkd.functional.similarity import linear_cka
 
 # Cells of a level that are compared: a regular grid over all of them, at most so many; coarser levels are left out.
@@ -96,10 +97,11 @@ class DiagnosisProbe:
         self.armed = False
         self.reading: Reading | None = None
         self._similar: dict[str, tuple[float, float]] = {}
-        self._handles = [model.register_forward_hook(self._measure, with_kwargs=True)]
+        self._handles = [model.register_forward_hook(RunListener(self._measure), with_kwargs=True)]
         for name in model.distiller.mappings:
             loss = model.distiller.distill_losses[name]
-            self._handles.append(loss.register_forward_pre_hook(partial(self._compare, name), with_kwargs=True))
+            heard = RunListener(partial(self._compare, name))
+            self._handles.append(loss.register_forward_pre_hook(heard, with_kwargs=True))
 
     def close(self) -> None:
         """Stop listening."""

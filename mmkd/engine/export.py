@@ -18,10 +18,10 @@ from torch import Tensor
 from mmkd import __version__
 from mmkd.compat import load_checkpoint_file
 from mmkd.engine.config_as_data import parse_config
+from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.export_onnx import REST, RawOutputs, check_shape, largest_difference, onnx_bytes
 from mmkd.engine.export_report import ExportReport, teacher_of
 from mmkd.engine.export_source import ExportSource, read_source
-from mmkd.engine.hooks.class_check_hook import num_classes
 from mmkd.engine.mmdet_config import dataset_metainfo, inference_dataset, mmdet_config
 from mmkd.engine.preflight import check_sizes
 from mmkd.models.algorithms.teacher import file_sha256, load_strictly

@@ -7,19 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmkd.engine.listener import RunListener
+from mmkd.functional.graph import leaf_of, nodes_behind
+
 
 def reaches(value: Tensor, parameters: set[int]) -> bool:
     """Whether the graph behind a loss leads to one of the parameters (by `id`); nothing is computed."""
-    pending, seen = [value.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, 'variable', None)) in parameters or 'Checkpoint' in type(node).__name__:
-            return True
-        pending.extend(function for function, _ in node.next_functions)
-    return False
+    return any(
+        id(leaf_of(node)) in parameters or 'Checkpoint' in type(node).__name__  # which hides what is inside
+        for node in nodes_behind([value])
+    )
 
 
 class FirstSteps:
@@ -51,7 +48,7 @@ class FirstSteps:
             name = f'{side} {source}'
             self.expected.append(name)
             # before the hooks that stop the teacher behind its last recorded layer
-            handle = network.get_submodule(source).register_forward_hook(self._note(name), prepend=True)
+            handle = network.get_submodule(source).register_forward_hook(RunListener(self._note(name)), prepend=True)
             self._handles.append(handle)
 
     def _note(self, name: str) -> Callable:

@@ -5,9 +5,10 @@ No loss of the detector runs: nothing is reduced over processes, so that one pro
 Shapes: `N` images (here 1), `C` channels, `H, W` cells of a level.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,7 +117,8 @@ def _run_both(model: nn.Module, inputs: Tensor, data_samples: list) -> None:
         stack.enter_context(distiller.student_recorders)
         if joint:
             heard = stack.enter_context(Listening(student.get_submodule(joint[0])))
-        _run(student, [*_map_layers(distiller, True), *joint], inputs, data_samples)
+        forget = partial(distiller.release, True)
+        _run(student, [*_map_layers(distiller, True), *joint], inputs, data_samples, forget)
     if hasattr(model, '_teacher'):
         with distiller.teacher_recorders:
             model._teacher.run(model._renormalise(inputs, data_samples), data_samples)
@@ -126,15 +128,15 @@ def _run_both(model: nn.Module, inputs: Tensor, data_samples: list) -> None:
         grown = model.self_teacher.model
         grown.backbone.give(heard.output)
         with distiller.teacher_recorders:
-            _run(grown, _map_layers(distiller, False), inputs, data_samples)
+            _run(grown, _map_layers(distiller, False), inputs, data_samples, partial(distiller.release, False))
         grown.backbone.give(None)
 
 
-def _run(network: nn.Module, layers: list[str], inputs: Tensor, data_samples: list) -> None:
+def _run(network: nn.Module, layers: list[str], inputs: Tensor, data_samples: list, forget: Callable) -> None:
     if layers:
         forward = TappedForward(network, layers)
         try:
-            forward.probe(inputs, data_samples)
+            forward.probe(inputs, data_samples, forget=forget)
         finally:
             forward.close()
 

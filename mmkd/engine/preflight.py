@@ -53,7 +53,12 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _head_classes(model: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Class counts of the heads that predict the data set's classes."""
+    """Class counts of the heads that predict the data set's classes.
+
+    Open-vocabulary detectors have none: their `num_classes` is a number of tokens (`detector_classes.reads_text`).
+    """
+    if 'language_model' in model:
+        return
     for name in ('bbox_head', 'mask_head', 'roi_head'):
         part = model.get(name)
         for one in part if isinstance(part, list | tuple) else [part]:

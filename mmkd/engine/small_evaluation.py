@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from mmkd.engine.detector_classes import classes_by_set
 from mmkd.engine.full_precision import full_precision
 from mmkd.engine.random_state import preserved_random_state
 
@@ -61,11 +62,9 @@ class FirstImages(Subset):
         """The data set's own; a list where several sets have their own each."""
         return self.dataset.metainfo
 
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes, those of the first set where there are several."""
-        metainfo = self.metainfo
-        return (metainfo if isinstance(metainfo, Mapping) else metainfo[0]).get('classes', ())
+    def knows(self, predicted: int | None) -> bool:
+        """Whether a detector of so many classes can be scored: each joined data set has as many (or names none)."""
+        return predicted is None or all(len(classes) == predicted for _, classes in classes_by_set(self.dataset))
 
     def get_data_info(self, index: int) -> dict:
         """Annotation of an image."""

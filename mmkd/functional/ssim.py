@@ -127,7 +127,8 @@ def fitting_window(size: int, height: int, width: int, padding: str = 'same') ->
 
 def gaussian_window(size: int, sigma: float, like: Tensor) -> Tensor:
     """(K,) samples of a Gaussian at the cells' centres, with sum 1, in the type and on the device of `like`."""
-    cells = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    where = like.device if like.is_cuda else None  # a copy from the host would wait for the GPU
+    cells = torch.arange(size, dtype=torch.float64, device=where) - (size - 1) / 2
     weights = torch.exp(-(cells**2) / (2 * sigma**2))
     return (weights / weights.sum()).to(like)
 

@@ -15,8 +15,9 @@ from mmengine.dataset import RepeatDataset
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmkd.engine.detector_classes import classes_by_set, gives_classes
 from mmkd.engine.hooks import class_check_hook, distillation_picture_hook
-from mmkd.engine.hooks.class_check_hook import ClassCheckHook, classes_by_set, gives_classes
+from mmkd.engine.hooks.class_check_hook import ClassCheckHook
 from mmkd.engine.hooks.distillation_picture_hook import DistillationPictureHook, legend_classes
 from mmkd.testing.toy_detectors import toy_detector
 

@@ -243,3 +243,13 @@ def test_several_views_of_joined_test_sets() -> None:
     first, second = cfg.test_dataloader.dataset.datasets
     for one in (first, second.dataset):
         assert [step.type for step in one.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
+
+
+@pytest.mark.parametrize('guided', [False, True])
+def test_classes_that_a_student_reads_as_text_are_not_counted(guided: bool) -> None:
+    student = dict(type='RetinaNet', bbox_head=dict(num_classes=256))
+    if guided:  # as MM-Grounding-DINO: the number is one of tokens
+        student['language_model'] = dict(type='BertModel')
+    data = dict(dataset=dict(type='CocoDataset', metainfo=dict(classes=('car', 'cat'))))
+    problems = list(preflight.check_classes(Config(dict(model=student, train_dataloader=data))))
+    assert len(problems) == (0 if guided else 1)

@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from mmkd.compat import load_checkpoint_file as load
 from mmkd.engine.hooks import teacher_check_hook
 from mmkd.engine.hooks.teacher_check_hook import TeacherCheckHook, UselessTeacherError
-from mmkd.engine.small_evaluation import evaluate_on, first_images
+from mmkd.engine.small_evaluation import FirstImages, evaluate_on, first_images
 from mmkd.engine.subjects import detect, image_pipeline, subjects_of
+from mmkd.testing.toy_data import TOY_CLASSES
 
 
 def test_the_teachers_whole_score_stands_beside_the_students(distill_config, run, tmp_path):
@@ -95,6 +96,22 @@ def test_a_teacher_is_checked_on_several_joined_sets(check):
         cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[], dataset_prefixes=['a', 'b'])
 
     assert check(each)[0].startswith('The teacher is not checked: MultiDatasetsEvaluator')
+
+
+class Joined(list):
+    """What a wrapper of several data sets offers."""
+
+    @property
+    def datasets(self) -> list:
+        return list(self)
+
+
+@pytest.mark.parametrize('other', [('circle', 'square', 'triangle'), ('a', 'b', 'c', 'd')])
+def test_a_teacher_is_scored_where_every_joined_set_has_as_many_classes(other: tuple[str, ...]) -> None:
+    parts = [SimpleNamespace(metainfo=dict(classes=names)) for names in (TOY_CLASSES, other)]
+    images = FirstImages(Joined(parts), 0)
+    assert images.knows(4) == (len(other) == 4)
+    assert images.knows(None)
 
 
 def test_images_without_objects_judge_no_teacher(check, tmp_path):

@@ -71,6 +71,19 @@ def test_idle_connectors_do_not_decay(distill_config, run, tmp_path):
     assert equal(after_second, runner.model.distiller.saved_state())
 
 
+def test_gradients_that_were_accumulated_before_a_schedules_end_are_kept(distill_config, run, tmp_path):
+    """On in the first of four forwards, one step behind the fourth; in the second epoch there is nothing to learn."""
+    schedule = dict(loss_ssim=dict(end=1, by_epoch=False))
+    cfg = distill_config(distiller=ssim_distiller(schedules=schedule), epochs=2)
+    cfg.optim_wrapper.update(accumulative_counts=4, optimizer=dict(type='SGD', lr=0.1, weight_decay=0.5))
+    run(cfg, tmp_path / 'run')
+    after_first, after_second = (load(tmp_path / 'run' / f'epoch_{i}.pth')['mmkd']['distiller'] for i in (1, 2))
+    torch.manual_seed(cfg.randomness.seed)
+    fresh = MODELS.build(copy.deepcopy(cfg.model)).distiller.saved_state()
+    assert not equal(fresh, after_first)
+    assert equal(after_first, after_second)
+
+
 def test_yolox_mode_switch_reaches_the_student(distill_config, run, tmp_path):
     cfg = distill_config('yolox', epochs=2)
     cfg.custom_hooks = [dict(type='YOLOXModeSwitchHook', num_last_epochs=1, skip_type_keys=(), priority=48)]

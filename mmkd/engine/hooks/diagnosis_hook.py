@@ -12,9 +12,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
+from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.diagnosis import DiagnosisProbe, Reading
 from mmkd.engine.diagnosis_rules import advise, summarise, table_text
-from mmkd.engine.hooks.class_check_hook import num_classes
 from mmkd.engine.small_evaluation import evaluate_on, first_images
 from mmkd.registry import HOOKS
 
@@ -124,7 +124,7 @@ class DiagnosisHook(Hook):
         if not self.images or not hasattr(model, '_teacher') or not cfg.get('val_evaluator'):
             return None
         loader = first_images(runner, self.images)
-        if num_classes(model.teacher) not in (None, len(loader.dataset.classes)):
+        if not loader.dataset.knows(num_classes(model.teacher)):
             return None
         teacher, student = (evaluate_on(runner, net, loader) for net in (model.teacher, model.architecture))
         name = next((name for name in teacher.known if name in student.metrics), None)

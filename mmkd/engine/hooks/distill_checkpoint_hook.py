@@ -45,6 +45,9 @@ class DistillCheckpointHook(Hook):
         self._before_val: dict[str, Any] | None = None
         self._loading: LoadingState | None = None
         self._inside_epoch = False
+        # parameters that were idle in every forward since the last step; None where there was none
+        self._idle: set[nn.Parameter] | None = None
+        self._stepped = False
 
     @staticmethod
     def _model(runner: Runner) -> nn.Module:
@@ -72,13 +75,19 @@ class DistillCheckpointHook(Hook):
         model = self._model(runner)
 
         def drop(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            for parameter in model.idle_parameters():
+            self._stepped = True
+            for parameter in self._still_idle(model):
                 parameter.grad = None
 
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]
         for one in wrappers:
             one.optimizer.register_step_pre_hook(drop)
+
+    def _still_idle(self, model: nn.Module) -> set[nn.Parameter]:
+        """Idle in this forward and, where gradients are accumulated, in those before it."""
+        idle = set(model.idle_parameters())
+        return idle if self._idle is None else idle & self._idle
 
     def before_val(self, runner: Runner) -> None:
         """Remember the random state."""
@@ -97,7 +106,9 @@ class DistillCheckpointHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """As `after_train_epoch`, where a checkpoint is due after an iteration."""
+        """As `after_train_epoch`, where a checkpoint is due after an iteration; which parameters are idle is noted."""
+        self._idle = None if self._stepped else self._still_idle(self._model(runner))
+        self._stepped = False
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch]
         last = runner.iter + 1 == runner.max_iters
         if any(last or (hook.interval > 0 and self.every_n_train_iters(runner, hook.interval)) for hook in hooks):

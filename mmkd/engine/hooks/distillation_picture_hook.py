@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmkd.engine.detector_classes import classes_by_set, differing_sets
 from mmkd.engine.distillation_pictures import KINDS, PictureOptions, as_pixels, draw_subject
-from mmkd.engine.hooks.class_check_hook import classes_by_set, differing_sets
 from mmkd.engine.subjects import Subject, image_pipeline, subjects_of
 from mmkd.registry import HOOKS
 

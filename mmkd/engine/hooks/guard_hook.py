@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmkd.engine.bad_batch import save_batch
 from mmkd.engine.first_steps import FirstSteps
+from mmkd.engine.listener import RunListener
 from mmkd.registry import HOOKS
 
 
@@ -88,16 +89,18 @@ class NumberGuardHook(Hook):
         """Listen to the model, the teacher's recorded layers and the optimisers."""
         model = getattr(runner.model, 'module', runner.model)
         self._runner, self._model = runner, model
+        if hasattr(model, 'listen_again'):
+            model.listen_again()
         self._first = FirstSteps(model, self.watch)
         self._handles = [
-            model.register_forward_pre_hook(self._remember),
-            model.register_forward_hook(self._observe, with_kwargs=True),
+            model.register_forward_pre_hook(RunListener(self._remember)),
+            model.register_forward_hook(RunListener(self._observe), with_kwargs=True),
         ]
         if hasattr(model, '_teacher') and hasattr(model, 'distiller'):
             for source in model.distiller.module_sources(from_student=False):
                 layer = model.teacher.get_submodule(source)
                 # before the hook that stops the teacher behind its last recorded layer
-                self._handles.append(layer.register_forward_hook(self._feature(source), prepend=True))
+                self._handles.append(layer.register_forward_hook(RunListener(self._feature(source)), prepend=True))
         wrapper = runner.optim_wrapper
         for one in wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]:
             self._handles.append(one.optimizer.register_step_pre_hook(self._before_step))

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmkd.engine.hooks.class_check_hook import num_classes
+from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.random_state import preserved_random_state
 from mmkd.engine.small_evaluation import NotScorableError, SmallScores, evaluate_on, first_images
 from mmkd.registry import HOOKS
@@ -101,7 +101,7 @@ class TeacherCheckHook(Hook):
     def _evaluate(self, runner: Runner) -> SmallScores | None:
         model = getattr(runner.model, 'module', runner.model)
         loader = first_images(runner, sys.maxsize if self.num_images == 'all' else self.num_images)
-        if num_classes(model.teacher) not in (None, len(loader.dataset.classes)):
+        if not loader.dataset.knows(num_classes(model.teacher)):
             print_log('The teacher has other classes than the data set; its accuracy is not measured.', 'current')
             return None
         return evaluate_on(runner, model.teacher, loader)

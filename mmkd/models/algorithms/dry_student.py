@@ -1,5 +1,6 @@
 """What algorithms without a teacher share: the student's dry forward, and listening to one of its layers."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def probe_student(student: BaseModel, distiller: nn.Module, inputs: Tensor, *, s
     training = student.training
     student.eval()
     with torch.no_grad(), distiller.student_recorders, targets:
-        probe.probe(inputs, blank_samples(inputs), whole=on_rois)
+        probe.probe(inputs, blank_samples(inputs), forget=partial(distiller.release, True), whole=on_rois)
     student.train(training)
     probe.close()
     return targets

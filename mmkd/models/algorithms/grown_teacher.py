@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class GrownTeacher(SavedApart):
         training = self.model.training
         self.model.eval().backbone.give(features)
         with torch.no_grad(), distiller.teacher_recorders, Listening(self._features_layer()) as heard:
-            probe.probe(inputs, blank_samples(inputs))
+            probe.probe(inputs, blank_samples(inputs), forget=partial(distiller.release, False))
             if self._on_rois:
                 self._on_rois(heard.output, rois)
         self.model.train(training).backbone.give(None)

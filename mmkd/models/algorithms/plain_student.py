@@ -68,6 +68,7 @@ class PlainStudentAlgorithm(BaseAlgorithm):
         self.clock = StepClock()
         # The same dictionaries, so that whatever moves or replaces a parameter does it for both.
         self._parameters, self._buffers = student._parameters, student._buffers
+        self._non_persistent_buffers_set = student._non_persistent_buffers_set
         self._modules.clear()
         self._modules.update(student._modules)
         self.register_load_state_dict_post_hook(_forgive_apart)
@@ -96,6 +97,10 @@ class PlainStudentAlgorithm(BaseAlgorithm):
         """The modules that are saved beside the student's `state_dict`."""
         return {name: module for name, module in self._modules.items() if isinstance(module, SavedApart)}
 
+    def listen_again(self) -> None:
+        """Attach recorders of layers that were exchanged since the model was built (`convert_sync_batchnorm`)."""
+        self.distiller.listen_again(self.architecture, from_student=True)
+
     def idle_parameters(self) -> list[nn.Parameter]:
         """Parameters beside the student that no loss of this step trains: the optimiser must leave them alone."""
         distiller = self._modules.get('distiller')
@@ -113,6 +118,10 @@ class PlainStudentAlgorithm(BaseAlgorithm):
         for module in self.apart_modules().values():
             for value in nn.Module.state_dict(module).values():
                 broadcast(value)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """The student's own: MMDetection's detectors rename a region proposal network's or one-stage head there."""
+        self.architecture._load_from_state_dict(*args)
 
     def train(self, mode: bool = True) -> 'PlainStudentAlgorithm':
         """Switch the student and what is beside it; returns self."""

@@ -91,6 +91,11 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         self.distiller.connect(PROBE_SIZE)
         self.student_targets.release()
 
+    def listen_again(self) -> None:
+        """As the base class, and for the self-teacher."""
+        super().listen_again()
+        self.distiller.listen_again(self.self_teacher.model, from_student=False)
+
     def idle_parameters(self) -> list[nn.Parameter]:
         """As the base class, and those of a self-teacher that is not trained."""
         own = list(self.self_teacher.parameters()) if self.self_teacher_weight == 0 else []

@@ -1,7 +1,7 @@
 """A forward that stops behind the last layer that somebody records."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -44,12 +44,20 @@ class TappedForward:
         if self._needed is not None and self._runs == self._needed:
             raise _Reached
 
-    def probe(self, inputs: Tensor, data_samples: list[BaseDataElement], *, whole: bool = False) -> None:
+    def probe(
+        self,
+        inputs: Tensor,
+        data_samples: list[BaseDataElement],
+        *,
+        forget: Callable[[], None],
+        whole: bool = False,
+    ) -> None:
         """Run once and remember how far a forward must go.
 
         Args:
             inputs: (N, 3, H, W) any batch.
             data_samples: metainfo of its images.
+            forget: called before each attempt, so that recorders do not keep the records of one that was too short.
             whole: do not try the features alone.
 
         Raises:
@@ -60,6 +68,7 @@ class TappedForward:
             if not self.whole and (whole or not hasattr(self.model, 'extract_feat')):
                 continue
             self._runs.clear()
+            forget()
             self.output = self._forward(inputs, data_samples)
             silent = [source for source in self.sources if not self._runs[source]]
             if not silent:

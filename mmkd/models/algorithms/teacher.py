@@ -117,8 +117,13 @@ class Teacher:
         """Whether a layer of the RoI head is recorded, so that the student's proposals are needed."""
         return bool(self._on_rois)
 
-    def tap(self, sources: list[str], inputs: Tensor) -> Any:
+    def tap(self, sources: list[str], inputs: Tensor, forget: Callable[[], None] = lambda: None) -> Any:
         """Find out how far a forward must go to reach all recorded layers; attach the recorders first.
+
+        Args:
+            sources: names of the recorded layers.
+            inputs: (N, 3, H, W) any batch.
+            forget: as in `TappedForward.probe`.
 
         Returns:
             The features, where `reads_rois`.
@@ -129,7 +134,7 @@ class Teacher:
         self._on_rois = RoIForward(self.model, sources)
         self._forward = TappedForward(self.model, set(sources) - set(self._on_rois.sources))
         with torch.no_grad():
-            self._forward.probe(inputs, blank_samples(inputs))
+            self._forward.probe(inputs, blank_samples(inputs), forget=forget)
         if self._on_rois:
             if self._forward.whole:
                 raise ValueError(

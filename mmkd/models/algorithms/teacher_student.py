@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         self.distiller.prepare_from_teacher(self.teacher)
         inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
         with self.distiller.teacher_recorders:
-            features = self._teacher.tap(self.distiller.module_sources(from_student=False), inputs)
+            sources, forget = self.distiller.module_sources(from_student=False), partial(self.distiller.release, False)
+            features = self._teacher.tap(sources, inputs, forget)
         self.student_targets = probe_student(self.architecture, self.distiller, inputs)
         self._run_on_rois(features, num_images=1)
         self.distiller.connect(PROBE_SIZE)

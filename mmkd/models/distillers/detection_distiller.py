@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor, nn
 
+from mmkd.functional.graph import leaf_of, nodes_behind
 from mmkd.models.apart import SavedApart, drawn_apart
 from mmkd.models.distillers.connection import Connection
 from mmkd.models.distillers.loss_precision import compute_loss
@@ -78,6 +79,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         self.taps: dict[tuple[bool, str], Tap | None] = {}
         self.factors, self.step = dict.fromkeys(self.distill_losses, 1.0), 0
         self.reader = RecordReader({side: self.recorders(side) for side in SIDES.values()}, self.connectors, self.masks)
+        self._unread_parameters: dict[tuple[str, ...], list[nn.Parameter]] = {}
         self.register_buffer('_zero', torch.zeros(()), persistent=False)
 
     def _weight(self, loss: str) -> float:
@@ -107,10 +109,14 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         side = self.recorders(from_student)
         check_layers(model, self.module_sources(from_student), 'student' if from_student else 'teacher')
         side.initialize(model)
-        for name, recorder in side.recorders.items():
-            if type(recorder).__name__ == 'ModuleOutputsRecorder' and recorder.source:
-                spare_output(model, recorder.source)
-                self.reader.watches[from_student, name] = OverwriteWatch(recorder, model)
+        for name in side.recorders:
+            self._watch(model, from_student, name)
+
+    def _watch(self, model: nn.Module, from_student: bool, name: str) -> None:
+        recorder = self.recorders(from_student).recorders[name]
+        if type(recorder).__name__ == 'ModuleOutputsRecorder' and recorder.source:
+            spare_output(model, recorder.source)
+            self.reader.watches[from_student, name] = OverwriteWatch(recorder, model)
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Attach the student's recorders.
@@ -127,6 +133,19 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
             ValueError: a layer does not exist; the message gives the nearest names.
         """
         self._prepare(model, from_student=False)
+
+    def listen_again(self, model: nn.Module, from_student: bool) -> None:
+        """Attach the recorders of layers that were exchanged since.
+
+        MMEngine's Runner does so with BatchNorm layers (`sync_bn`, and `SyncBN` in a single process).
+        """
+        for name, recorder in self.recorders(from_student).recorders.items():
+            if not hasattr(recorder, 'forward_hook'):
+                continue
+            hooks = model.get_submodule(recorder.source)._forward_hooks.values()
+            if not any(getattr(hook, '__self__', None) is recorder for hook in hooks):
+                recorder.prepare_from_model(model)
+                self._watch(model, from_student, name)
 
     def connect(self, input_size: tuple[int, int]) -> None:
         """Match levels, build the connectors and try the losses on the records of a dry forward.
@@ -204,6 +223,16 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         }
         return [p for p in self.parameters() if p.requires_grad and p not in busy]
 
+    def _unread(self, losses: Mapping[str, Tensor]) -> list[nn.Parameter]:
+        """Parameters of active parts that no loss reads, such as a branch of a connector; found once."""
+        active = tuple(loss for loss in self.mappings if self.active(loss))
+        if active not in self._unread_parameters and torch.is_grad_enabled():
+            parts = (part for loss in active for part in self._parts(loss))
+            busy = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
+            read = {id(leaf_of(node)) for node in nodes_behind(losses.values())} if busy else set()
+            self._unread_parameters[active] = [p for p in busy if id(p) not in read]
+        return self._unread_parameters.get(active, [])
+
     @drawn_apart
     def compute_distill_losses(self, reserved: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Every distillation loss of this step, one entry a level where the loss gives several.
@@ -225,7 +254,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
                 continue
             value = self._compute(loss, self.reader.arguments(sources, reserved or {}, loss, cache))
             losses.update(self._named(loss, value))
-        idle = self.idle_parameters()
+        idle = [*self.idle_parameters(), *self._unread(losses)]
         if idle:  # several processes need every parameter in the graph of every step
             first = next(iter(losses))
             losses[first] = losses[first] + 0 * sum(p.sum() for p in idle)
@@ -242,8 +271,8 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         names = names if len(names) == len(value) else tuple(str(i) for i in range(len(value)))
         return {f'{loss}_{name}': p if factor == 1 else factor * p for name, p in zip(names, value, strict=True)}
 
-    def release(self) -> None:
-        """Forget the records of this step, and with them its graph."""
-        for side in SIDES.values():
+    def release(self, *sides: bool) -> None:
+        """Forget the records of this step, and with them its graph; of both sides where none is named."""
+        for side in sides or SIDES.values():
             for recorder in self.recorders(side).recorders.values():
                 recorder.reset_data_buffer()

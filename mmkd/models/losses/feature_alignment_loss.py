@@ -45,8 +45,8 @@ class FeatureAlignmentLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if min(distance_weight, statistics_weight) < 0:
-            raise ValueError(f'Weights must be >= 0, got {distance_weight} and {statistics_weight}.')
+        if min(distance_weight, statistics_weight) < 0 or distance_weight == statistics_weight == 0:
+            raise ValueError(f'Weights must be >= 0, one of them > 0, got {distance_weight} and {statistics_weight}.')
         self.distance_weight, self.statistics_weight = distance_weight, statistics_weight
         self.relative = relative
         self.loss_weight = check_weight(loss_weight)

@@ -65,3 +65,22 @@ def test_losses_of_other_projects_are_computed_in_float32_under_mixed_precision(
         losses = losses_of(model, batch())
     assert model.distiller.distill_losses['loss_feat'].loss.dtypes == {torch.float32}
     assert losses['distill.loss_feat_p3'].dtype == torch.float32
+
+
+def test_a_branch_that_no_loss_reads_stays_in_the_graph():
+    """DDP waits for the gradient of every parameter, and would stop in the second step."""
+    sides = dict(
+        preds_S=dict(from_student=True, recorder='neck', data_idx=0, connector='codes', connector_idx=0),
+        preds_T=dict(from_student=False, recorder='neck', data_idx=0),
+    )
+    distiller = neck_distiller(
+        connectors=dict(codes=dict(type='mmkd.ExplorationCoder', factor_channels=16)),
+        distill_losses=dict(loss_code=dict(type='mmkd.NormalizedLpLoss', p=2)),
+        loss_forward_mappings=dict(loss_code=sides),
+    )
+    model = build_algorithm('retinanet', distiller)
+    total, _ = model.parse_losses(losses_of(model.train(), batch()))
+    total.backward()
+    codes = model.distiller.connectors['codes']
+    assert all(parameter.grad.abs().sum() == 0 for parameter in codes.explore.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in codes.inherit.parameters())
