@@ -16,12 +16,13 @@ usage() {
 
 # PYTHON=, an activated environment, the environment of tools/setup_env.sh, python3: the first there is.
 choose_python() {
-    local venv=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
+    # shellcheck source=tools/_venv.sh
+    source "$TOOLS/_venv.sh"
     if [[ -z ${PYTHON:-} ]]; then
         if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
             PYTHON=python
-        elif [[ -x $venv/bin/python ]]; then
-            PYTHON=$venv/bin/python
+        elif [[ -x $VENV/bin/python ]]; then
+            PYTHON=$VENV/bin/python
         else
             PYTHON=python3
         fi

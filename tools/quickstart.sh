@@ -10,5 +10,6 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$ROOT/tools/setup_env.sh"
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1
-VENV=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
+# shellcheck source=tools/_venv.sh
+source "$ROOT/tools/_venv.sh"
 exec "$VENV/bin/python" -m mmkd.testing.quickstart "$@"

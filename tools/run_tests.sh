@@ -10,7 +10,8 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 "$ROOT/tools/setup_env.sh" --tests
 unset PYTHONPATH PYTHONHOME
-VENV=${MMKD_VENV:-$ROOT/.venv$([[ ${MMKD_STACK:-} != original ]] || echo -original)}
+# shellcheck source=tools/_venv.sh
+source "$ROOT/tools/_venv.sh"
 export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ -z ${MMKD_DATA:-} ]] || MMKD_DATA=$(cd "$MMKD_DATA" && pwd)
 start=$SECONDS code=0

@@ -17,10 +17,12 @@ export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 STACK=${MMKD_STACK:-forks}
+# shellcheck source=tools/_venv.sh
+source "$ROOT/tools/_venv.sh"
 if [[ $STACK == original ]]; then
-    VENV=${MMKD_VENV:-$ROOT/.venv-original} PARTS=$ROOT/requirements/original MMCV=mmcv
+    PARTS=$ROOT/requirements/original MMCV=mmcv
 else
-    VENV=${MMKD_VENV:-$ROOT/.venv} PARTS=$ROOT/requirements MMCV=onedl-mmcv
+    PARTS=$ROOT/requirements MMCV=onedl-mmcv
 fi
 STATE=$VENV/.mmkd
 LOG=$STATE/setup.log
