@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.engine.listener import RunListener
-from mmkd.functional.graph import leaf_of, nodes_behind
+from mmkd.functional.graph import hides_leaves, leaf_of, nodes_behind
 
 
 def reaches(value: Tensor, parameters: set[int]) -> bool:
     """Whether the graph behind a loss leads to one of the parameters (by `id`); nothing is computed."""
-    return any(
-        id(leaf_of(node)) in parameters or 'Checkpoint' in type(node).__name__  # which hides what is inside
-        for node in nodes_behind([value])
-    )
+    return any(id(leaf_of(node)) in parameters or hides_leaves(node) for node in nodes_behind([value]))
 
 
 class FirstSteps:

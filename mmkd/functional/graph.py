@@ -20,3 +20,8 @@ def nodes_behind(values: Iterable[Tensor]) -> Iterator[Any]:
 def leaf_of(node: Any) -> Tensor | None:
     """The parameter (or other leaf) whose gradient a node collects."""
     return getattr(node, 'variable', None)
+
+
+def hides_leaves(node: Any) -> bool:
+    """Whether parameters may be used inside a node without showing: activation checkpointing of the reentrant kind."""
+    return 'Checkpoint' in type(node).__name__

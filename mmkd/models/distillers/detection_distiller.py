@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor, nn
 
-from mmkd.functional.graph import leaf_of, nodes_behind
+from mmkd.functional.graph import hides_leaves, leaf_of, nodes_behind
 from mmkd.models.apart import SavedApart, drawn_apart
 from mmkd.models.distillers.connection import Connection
 from mmkd.models.distillers.loss_precision import compute_loss
@@ -229,8 +229,10 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         if active not in self._unread_parameters and torch.is_grad_enabled():
             parts = (part for loss in active for part in self._parts(loss))
             busy = dict.fromkeys(p for part in parts for p in part.parameters() if p.requires_grad)
-            read = {id(leaf_of(node)) for node in nodes_behind(losses.values())} if busy else set()
-            self._unread_parameters[active] = [p for p in busy if id(p) not in read]
+            nodes = list(nodes_behind(losses.values())) if busy else []
+            read = {id(leaf_of(node)) for node in nodes}
+            unread = [p for p in busy if id(p) not in read]
+            self._unread_parameters[active] = [] if any(map(hides_leaves, nodes)) else unread
         return self._unread_parameters.get(active, [])
 
     @drawn_apart
