@@ -1,19 +1,15 @@
-"""Which classes a detector predicts and a data set has, and which of a detector's layers tell them apart.
-
-`K` is the number of foreground classes of a head, `A` its number of priors (anchors or points) per cell.
-"""
+"""Which classes a detector predicts and a data set has, and which of a detector's layers depend on their number."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import RPN
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-# Words in the names of layers that predict boxes or how good a box is, all of them without classes in one-stage heads.
-_BOX_WORDS = ('reg', 'bbox', 'centerness', 'iou', 'obj', 'wh_head', 'offset', 'pts')
-_SIZES = ('out_channels', 'out_features', 'num_features')
-_WIDTHS = ('feat_channels', 'conv_out_channels', 'fc_out_channels', 'embed_dims')
+from mmkd.models.apart import own_randomness
 
 
 def num_classes(model: nn.Module) -> int | None:
@@ -75,83 +71,59 @@ def reads_text(model: nn.Module) -> bool:
     return hasattr(model, 'language_model')
 
 
-def owning_head(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
-    """The innermost module with `num_classes` around a layer (or the layer itself), with its name; None without.
-
-    Raises:
-        AttributeError: the model has no such layer.
-    """
-    parts = name.split('.')
-    for end in range(len(parts), 0, -1):
-        outer = '.'.join(parts[:end])
-        module = model.get_submodule(outer)
-        if isinstance(getattr(module, 'num_classes', None), int):
-            return outer, module
-    return None
-
-
-def gives_classes(model: nn.Module, name: str, channels: Sequence[int] = ()) -> bool:
-    """Whether the output of a detector's layer has an axis that grows with the number of classes.
-
-    True for a whole head (or what holds one), and for its layers of the size of class scores or of boxes per class.
-    Feature layers inside a head, region proposal networks, boxes and centerness of one-stage heads have no such axis.
-
-    Args:
-        model: the detector.
-        name: of the layer.
-        channels: `C` of what the layer gave on each level, where known; else its own attributes tell.
-
-    Raises:
-        AttributeError: the model has no such layer.
-    """
-    owner, layer = owning_head(model, name), model.get_submodule(name)
-    if 'rpn_head' in name.split('.') or finds_objects_only(model, owner and owner[1]):
-        return False
-    if owner is None:  # such as `roi_head`
-        return 'head' in name and any(isinstance(getattr(m, 'num_classes', None), int) for m in layer.modules())
-    outer, head = owner
-    if outer == name:
-        return True
-    below = name[len(outer) + 1 :]
-    sizes = set(channels) or {_output_size(layer)}
-    if any(word in below for word in _BOX_WORDS):
-        return bool(sizes & _sizes_of_class_boxes(head))
-    in_a_stack = '.' in below  # predictors stand alone, hidden layers in lists
-    hidden = {getattr(head, width, None) for width in _WIDTHS} if in_a_stack else set()
-    return bool(sizes & _sizes_of_scores(head) - hidden)
-
-
 def finds_objects_only(model: nn.Module, head: nn.Module | None) -> bool:
     """Region proposal networks tell objects from background; `num_classes` is 1 whatever the data set has."""
     return isinstance(model, RPN) or isinstance(head, RPNHead)
 
 
-def _output_size(layer: nn.Module) -> int | None:
-    for attribute in _SIZES:
-        if isinstance(getattr(layer, attribute, None), int):
-            return getattr(layer, attribute)
-    sizes = (_output_size(child) for child in reversed(list(layer.children())))
-    return next((size for size in sizes if size is not None), None)
+def class_parameters(model: nn.Module, config: Mapping[str, Any]) -> set[str] | None:
+    """Names of a detector's parameters whose shape follows from the number of its classes.
+
+    Found by building the detector once more, for one class more.
+
+    Args:
+        model: the detector.
+        config: its configuration; empty for a model that was built elsewhere.
+
+    Returns:
+        Names as in `named_parameters`; None where the detector cannot be built for another number of classes.
+    """
+    if not config:
+        return None
+    try:
+        with own_randomness():
+            other = ROOT_MODELS.build(_one_class_more(ConfigDict(config)))
+    except Exception:  # of any detector: weights a class that are given as a list, say
+        return None
+    shapes = {name: parameter.shape for name, parameter in other.named_parameters()}
+    return {name for name, parameter in model.named_parameters() if shapes.get(name) != parameter.shape}
 
 
-def _sizes_of_scores(head: nn.Module) -> set[int]:
-    """K or K + 1 with background, A times; YOLOv3 has boxes in the same layer."""
-    classes = head.num_classes
-    if not hasattr(head, 'num_base_priors'):  # heads of regions and points: some have a background, some have not
-        sizes = {classes, classes + 1}
-        if getattr(head, 'custom_cls_channels', False):
-            sizes.add(head.loss_cls.get_cls_channels(classes))
-        return sizes
-    priors = head.num_base_priors
-    per_prior = {getattr(head, name) for name in ('cls_out_channels', 'num_attrib') if hasattr(head, name)}
-    counts = priors if isinstance(priors, list | tuple) else [priors]
-    return {count * size for count in counts for size in per_prior or {classes, classes + 1}}
+def _one_class_more(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        changed = {key: _one_class_more(value) for key, value in config.items()}
+        if isinstance(config.get('num_classes'), int):
+            changed['num_classes'] = config['num_classes'] + 1
+        return type(config)(changed)
+    return type(config)(map(_one_class_more, config)) if isinstance(config, list | tuple) else config
 
 
-def _sizes_of_class_boxes(head: nn.Module) -> set[int]:
-    if getattr(head, 'reg_class_agnostic', True):
-        return set()
-    return {getattr(getattr(head, 'bbox_coder', None), 'encode_size', 4) * head.num_classes}
+def gives_classes(model: nn.Module, layer: str, parameters: set[str] | None) -> bool:
+    """Whether the output of a detector's layer depends on the number of classes.
+
+    It does where a parameter of the layer (or of one inside) does. Where that could not be found out, every layer of a
+    head that has `num_classes` is taken for one.
+
+    Args:
+        model: the detector.
+        layer: its name.
+        parameters: what `class_parameters` found.
+    """
+    if parameters is not None:
+        return any(name.startswith(f'{layer}.') for name in parameters)
+    around = [model.get_submodule(layer.rsplit('.', end)[0]) for end in range(layer.count('.') + 1)]
+    heads = [module for module in (*around, *model.get_submodule(layer).modules()) if hasattr(module, 'num_classes')]
+    return any(not finds_objects_only(model, head) for head in heads)
 
 
 def recorded_class_outputs(model: nn.Module) -> list[str]:
@@ -160,13 +132,10 @@ def recorded_class_outputs(model: nn.Module) -> list[str]:
     Args:
         model: an algorithm with a teacher and a distiller.
     """
-    distiller, found = model.distiller, []
-    sources = distiller.module_sources(from_student=False)
-    for name, recorder in distiller.recorders(False).recorders.items():
-        source = getattr(recorder, 'source', None)
-        if source not in sources or type(recorder).__name__ == 'ModuleInputsRecorder':  # what goes in are features
-            continue
-        tap = distiller.taps.get((False, name))
-        if gives_classes(model.teacher, source, tap.channels if tap else ()):
-            found.append(source)
-    return found
+    recorders = model.distiller.recorders(False).recorders.values()
+    outputs = [r for r in recorders if hasattr(r, 'forward_hook') and type(r).__name__ != 'ModuleInputsRecorder']
+    layers = [recorder.source for recorder in outputs]  # what goes into a layer are features
+    if not layers:
+        return []
+    parameters = class_parameters(model.teacher, model._teacher.source.model)
+    return [layer for layer in layers if gives_classes(model.teacher, layer, parameters)]

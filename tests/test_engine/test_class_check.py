@@ -15,7 +15,7 @@ from mmengine.dataset import RepeatDataset
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkd.engine.detector_classes import classes_by_set, gives_classes
+from mmkd.engine.detector_classes import class_parameters, classes_by_set, gives_classes
 from mmkd.engine.hooks import class_check_hook, distillation_picture_hook
 from mmkd.engine.hooks.class_check_hook import ClassCheckHook
 from mmkd.engine.hooks.distillation_picture_hook import DistillationPictureHook, legend_classes
@@ -67,7 +67,7 @@ def plain(cfg: ConfigDict) -> SimpleNamespace:
     return SimpleNamespace(architecture=MODELS.build(cfg))
 
 
-def pair(source: str, student: ConfigDict, teacher: ConfigDict, **entry: Any) -> nn.Module:
+def pair(source: str, student: ConfigDict, teacher: ConfigDict, *, built: bool = False, **entry: Any) -> nn.Module:
     """A distillation that records one layer on both sides."""
     recorder = dict(layer=dict(type='ModuleOutputs', source=source))
     sides = dict(preds_S=True, preds_T=False)
@@ -88,7 +88,8 @@ def pair(source: str, student: ConfigDict, teacher: ConfigDict, **entry: Any) ->
         dict(
             type='mmkd.TeacherStudentDistill',
             architecture=student,
-            teacher=MODELS.build(teacher),
+            teacher=MODELS.build(teacher) if built else teacher,
+            teacher_ckpt=None if built else 'never_loaded.pth',
             distiller=distiller,
         )
     )
@@ -193,32 +194,50 @@ LAYERS = [
 
 
 @pytest.mark.parametrize('classes', [1, 3, 4, 7])
-def test_layers_with_a_class_axis_are_told_from_the_others(classes: int) -> None:
-    models = {family: MODELS.build(detector(family, classes)) for family in {one for one, _, _ in LAYERS}}
-    found = [(family, layer, gives_classes(models[family], layer)) for family, layer, _ in LAYERS]
+def test_layers_that_depend_on_the_classes_are_told_from_the_others(classes: int) -> None:
+    configs = {family: detector(family, classes) for family in {one for one, _, _ in LAYERS}}
+    models = {family: MODELS.build(cfg) for family, cfg in configs.items()}
+    parameters = {family: class_parameters(models[family], cfg) for family, cfg in configs.items()}
+    found = [(family, layer, gives_classes(models[family], layer, parameters[family])) for family, layer, _ in LAYERS]
     assert found == LAYERS
 
 
-def test_the_size_of_a_record_counts_before_that_of_the_layer() -> None:
-    model = MODELS.build(detector('retinanet'))
-    assert gives_classes(model, 'bbox_head.relu', (36,)) and not gives_classes(model, 'bbox_head.relu', (16,))
+def test_finding_them_draws_no_random_number() -> None:
+    cfg = detector('retinanet')
+    model = MODELS.build(cfg)
+    state = torch.get_rng_state()
+    assert class_parameters(model, cfg) == {'bbox_head.retina_cls.weight', 'bbox_head.retina_cls.bias'}
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_hidden_layers_as_wide_as_there_are_classes_have_no_class_axis() -> None:
-    model = MODELS.build(detector('fcos', 16))
-    assert gives_classes(model, 'bbox_head.conv_cls')
-    assert not gives_classes(model, 'bbox_head.cls_convs.0')
-
-
-def test_boxes_for_all_classes_together_have_no_class_axis() -> None:
+def test_boxes_for_all_classes_together_do_not_depend_on_them() -> None:
     cfg = detector('faster-rcnn')
     cfg.roi_head.bbox_head.reg_class_agnostic = True
-    assert not gives_classes(MODELS.build(cfg), 'roi_head.bbox_head.fc_reg')
+    model = MODELS.build(cfg)
+    assert not gives_classes(model, 'roi_head.bbox_head.fc_reg', class_parameters(model, cfg))
 
 
-def test_a_proposal_network_as_detector_has_no_class_axis() -> None:
+@pytest.mark.parametrize('known', [True, False])
+def test_a_proposal_network_as_detector_does_not_depend_on_them(known: bool) -> None:
     model = MODELS.build(rpn())
-    assert not gives_classes(model, 'bbox_head') and not gives_classes(model, 'bbox_head.rpn_cls')
+    parameters = class_parameters(model, rpn() if known else {})
+    assert (parameters is None) == (not known)
+    assert not gives_classes(model, 'bbox_head', parameters) and not gives_classes(
+        model, 'bbox_head.rpn_cls', parameters
+    )
+
+
+def test_of_a_built_detector_every_layer_of_a_head_counts() -> None:
+    model = MODELS.build(detector('faster-rcnn'))
+    names = ('roi_head', 'roi_head.bbox_head.shared_fcs.1', 'rpn_head', 'rpn_head.rpn_cls', 'neck', 'backbone.layer4')
+    assert [gives_classes(model, name, None) for name in names] == [True, True, False, False, False, False]
+
+
+def test_a_detector_that_stands_no_other_number_of_classes_is_taken_as_built() -> None:
+    cfg = detector('retinanet')
+    model = MODELS.build(cfg)
+    cfg.bbox_head.loss_cls = dict(type='NoLossAtAll')
+    assert class_parameters(model, cfg) is None
 
 
 @pytest.mark.parametrize(
