@@ -5,7 +5,7 @@ Shapes: `N` images, `C` channels, `H, W` cells.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -135,10 +135,14 @@ class Rescaling:
         axes = AXES[self.normaliser.scope]
         total, along = self.sums.sum([axis + 1 for axis in axes], keepdim=True)
         for of_plane, of_group, share in zip(self.extremes, self.shared, (along - total, -along), strict=True):
-            # few planes hold an extreme: only they are looked at again
-            planes = (of_plane == of_group)[..., 0, 0].nonzero(as_tuple=True)
+            planes = _planes_to_search(of_plane, of_group)
             hits = (x[planes] == of_group[planes]).to(x.dtype)
             count = torch.zeros_like(of_plane)
-            count[planes] = hits.sum((1, 2), keepdim=True)
+            count[planes] = hits.sum((-2, -1), keepdim=True)
             each = share / count.sum(axes, keepdim=True) / self.divisor
             gradient[planes] += hits * each[planes]
+
+
+def _planes_to_search(of_plane: Tensor, of_group: Tensor) -> Any:
+    """Index of the planes that hold an extreme, which are few; all of them where to ask would wait for a GPU."""
+    return (of_plane == of_group)[..., 0, 0].nonzero(as_tuple=True) if of_plane.device.type == 'cpu' else ...

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd.functional import ssim_fused
+from mmkd.functional import normalisation, ssim_fused
 from mmkd.functional.normalisation import Normaliser
 from mmkd.functional.ssim import SSIMOptions, blur, gaussian_window, plain_ssim_map
 from mmkd.functional.ssim_fused import Settings, blur_matrix, fold_border, fused_dissimilarity_sum, split_into_parts
@@ -38,6 +38,17 @@ def test_equals_the_plain_form_in_any_parts_and_by_either_blur(scope, detach, pa
         expected = value_and_gradient((values * weight if weighted else values).sum(), x)
         result = value_and_gradient(fused_dissimilarity_sum(x, y, weight, Settings(1.0, options, normaliser)), x)
         torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize('scope', ['image', 'batch', 'channel'])
+def test_the_form_for_gpus_that_searches_all_planes_gives_the_same(scope, monkeypatch):
+    x, y = random_pair(2, 20, 6, 9)
+    with torch.no_grad():
+        x[0, 3, :2] = x.max() + 1  # an extreme that several cells share
+    settings = Settings(1.0, SSIMOptions(), Normaliser(scope))
+    few = value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x)
+    monkeypatch.setattr(normalisation, '_planes_to_search', lambda *_: ...)
+    torch.testing.assert_close(value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x), few)
 
 
 @pytest.mark.parametrize('planes', [0, 16, 33, 50, 110, 1000])
