@@ -86,13 +86,15 @@ def class_parameters(model: nn.Module, config: Mapping[str, Any]) -> set[str] | 
         config: its configuration; empty for a model that was built elsewhere.
 
     Returns:
-        Names as in `named_parameters`; None where the detector cannot be built for another number of classes.
+        Names as in `named_parameters`; None where the configuration names no number of classes, or the detector
+        cannot be built for another.
     """
-    if not config:
+    changed = _one_class_more(ConfigDict(config))
+    if changed == config:
         return None
     try:
         with own_randomness():
-            other = ROOT_MODELS.build(_one_class_more(ConfigDict(config)))
+            other = ROOT_MODELS.build(changed)
     except Exception:  # of any detector: weights a class that are given as a list, say
         return None
     shapes = {name: parameter.shape for name, parameter in other.named_parameters()}
@@ -120,14 +122,14 @@ def gives_classes(model: nn.Module, layer: str, parameters: set[str] | None) -> 
         parameters: what `class_parameters` found.
     """
     if parameters is not None:
-        return any(name.startswith(f'{layer}.') for name in parameters)
+        return any(name.startswith(f'{layer}.' if layer else '') for name in parameters)
     around = [model.get_submodule(layer.rsplit('.', end)[0]) for end in range(layer.count('.') + 1)]
     heads = [module for module in (*around, *model.get_submodule(layer).modules()) if hasattr(module, 'num_classes')]
     return any(not finds_objects_only(model, head) for head in heads)
 
 
 def recorded_class_outputs(model: nn.Module) -> list[str]:
-    """Names of the teacher's recorded layers whose output has a class axis.
+    """Names of the teacher's recorded layers whose output depends on the number of classes.
 
     Args:
         model: an algorithm with a teacher and a distiller.

@@ -217,14 +217,25 @@ def test_boxes_for_all_classes_together_do_not_depend_on_them() -> None:
     assert not gives_classes(model, 'roi_head.bbox_head.fc_reg', class_parameters(model, cfg))
 
 
-@pytest.mark.parametrize('known', [True, False])
-def test_a_proposal_network_as_detector_does_not_depend_on_them(known: bool) -> None:
+def test_a_proposal_network_as_detector_does_not_depend_on_them() -> None:
     model = MODELS.build(rpn())
-    parameters = class_parameters(model, rpn() if known else {})
-    assert (parameters is None) == (not known)
-    assert not gives_classes(model, 'bbox_head', parameters) and not gives_classes(
-        model, 'bbox_head.rpn_cls', parameters
-    )
+    assert class_parameters(model, rpn()) is None, 'its configuration names no number'
+    assert not any(gives_classes(model, name, None) for name in ('bbox_head', 'bbox_head.rpn_cls'))
+
+
+def test_a_head_of_the_usual_number_is_not_taken_for_one_without_classes() -> None:
+    cfg = detector('retinanet', 4)
+    model = MODELS.build(cfg)
+    cfg.bbox_head.pop('num_classes')  # where the class has a default, a configuration need not name it
+    assert class_parameters(model, cfg) is None
+    assert gives_classes(model, 'bbox_head.retina_cls', None)
+
+
+def test_the_whole_detector_depends_on_its_classes() -> None:
+    cfg = detector('retinanet')
+    model = MODELS.build(cfg)
+    for parameters in (class_parameters(model, cfg), None):
+        assert gives_classes(model, '', parameters)
 
 
 def test_of_a_built_detector_every_layer_of_a_head_counts() -> None:
