@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / 'README.md',
     *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'docs' / 'results').glob('*.md')),
     *sorted((ROOT / 'configs').glob('*/README.md')),
 ]
 PAGES += [ROOT / name for name in ('CHANGELOG.md', 'CONTRIBUTING.md') if (ROOT / name).is_file()]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmkd.engine.diagnosis import SELF_TEACHER, TOGETHER, LossReading, Reading
 
-WEAK, STRONG, GOOD = 0.01, 1.0, 0.5  # gradient norm over the task's: too little, much, what to aim at
+WEAK, STRONG, GOOD = 0.1, 1.0, 0.5  # gradient norm over the task's: too little, much, what to aim at
 SAME_WAY = 0.05  # mean cosine from which a strong distillation still serves the task
 CONFLICT, OFTEN = -0.05, 2 / 3  # mean cosine over the second half, and the part of it that is negative
 RISE = 0.02  # of the similarity, from the first to the last readings
@@ -147,7 +147,7 @@ def advise(
 def _too_weak(one: Summary) -> Iterator[str]:
     if one.name != TOGETHER and one.share < WEAK:
         yield (
-            f"{one.name}: its gradient is {one.share:.2g} of the task's (below {WEAK:g}), so it has next to no say. "
+            f"{one.name}: its gradient is {one.share:.2g} of the task's (below {WEAK:g}), so it has little say. "
             f'{_reweight(one)}'
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.engine.listener import RunListener
-from mmkd.functional.graph import hides_leaves, leaf_of, nodes_behind
+from mmkd.models.autograd_graph import hides_leaves, leaf_of, nodes_behind
 
 
 def reaches(value: Tensor, parameters: set[int]) -> bool:

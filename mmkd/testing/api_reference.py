@@ -23,7 +23,7 @@ _WHOLE = {
     'losses': ('Losses', ['models/losses']),
     'connectors': ('Connectors, masks, self-teachers', ['models/connectors', 'models/masks', 'models/self_teachers']),
     'distillers': ('Distiller', ['models/distillers']),
-    'algorithms': ('Algorithms', ['models/algorithms', 'models/apart.py']),
+    'algorithms': ('Algorithms', ['models/algorithms', 'models/apart.py', 'models/autograd_graph.py']),
     'data': ('Data sets and metrics', ['datasets', 'evaluation']),
     'hooks': ('Hooks', ['engine/hooks']),
     'visualization': ('Pictures', ['visualization']),

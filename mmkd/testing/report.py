@@ -16,6 +16,8 @@ from mmkd.testing.runs import write_text
 from mmkd.testing.store import write_store
 from mmkd.testing.tables import markdown, print_table, short_markdown
 
+_DIAGNOSIS = 'diagnosis.md'  # what tables of gradients link to
+
 
 def load_results(source: Path) -> dict:
     """Results of one experiment.
@@ -45,6 +47,12 @@ def load_results(source: Path) -> dict:
 def section_name(source: Path, results: dict) -> str:
     """Name of a section: the file's, or for a folder the data set's."""
     return results['setting']['data'] if source.is_dir() else source.stem
+
+
+def way_to_docs(page: Path) -> str:
+    """Way from a page to the folder of the documentation, which may be one above: `` or `../`."""
+    folder = page.resolve().parent
+    return '../' if (folder.parent / _DIAGNOSIS).is_file() and not (folder / _DIAGNOSIS).is_file() else ''
 
 
 def write_section(page: Path, name: str, text: str) -> None:
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, results in zip(names, found, strict=True):
         print_table(results)
         if options.page:
-            write_section(options.page, name, markdown(results))
+            write_section(options.page, name, markdown(results, way_to_docs(options.page)))
         if options.short_page:
             write_section(options.short_page, name, short_markdown(results))
     if options.json:

@@ -179,18 +179,26 @@ def open_points(results: dict) -> list[str]:
     return texts
 
 
-def markdown(results: dict) -> str:
-    """The table for a page of the docs, with everything a reader needs to judge it."""
-    lines = _markdown_table(*table_rows(results))
+def markdown(results: dict, docs: str = '') -> str:
+    """The table for a page of the docs, with everything a reader needs to judge it.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+        docs: Way from the page to the folder of `diagnosis.md`, such as `../`.
+
+    Returns:
+        Text in Markdown.
+    """
+    lines = markdown_table(*table_rows(results))
     heads, body = diagnosis_rows(results)
     texts = notes(results)
     if body:
-        texts.append('What each distillation did ([columns](diagnosis.md#what-is-measured)):')
-        texts.append('\n'.join(_markdown_table(heads, body)))
+        texts.append(f'What each distillation did ([columns]({docs}diagnosis.md#what-is-measured)):')
+        texts.append('\n'.join(markdown_table(heads, body)))
     heads, body = curve_rows(results)
     if body:
         texts.append('Over the epochs, mean over the seeds:')
-        texts.append('\n'.join(_markdown_table(heads, body)))
+        texts.append('\n'.join(markdown_table(heads, body)))
     texts += open_points(results)
     if results['unfair']:
         texts.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
@@ -207,10 +215,11 @@ def short_markdown(results: dict) -> str:
         text += f' "{setting["final"]["split"]}": {setting["final"]["images"]} images, read once, behind all training.'
     if results['unfair']:
         text += ' **Not comparable:** ' + '; '.join(results['unfair']) + '.'
-    return '\n'.join(_markdown_table(*short_rows(results))) + f'\n\n{text}\n'
+    return '\n'.join(markdown_table(*short_rows(results))) + f'\n\n{text}\n'
 
 
-def _markdown_table(heads: list[str], body: list[list[str]]) -> list[str]:
+def markdown_table(heads: list[str], body: list[list[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
     lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
     return lines + ['| ' + ' | '.join(cells) + ' |' for cells in body]
 

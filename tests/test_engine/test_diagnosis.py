@@ -243,7 +243,8 @@ def course(count: int = 8, **changes: tuple[float, float]) -> list[Reading]:
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(gradient=(0.004, 0.004)), r'next to no say\. Try loss_weight=5e\+02 instead of 4'),
+        (dict(gradient=(0.004, 0.004)), r'little say\. Try loss_weight=5e\+02 instead of 4'),
+        (dict(gradient=(0.08, 0.08)), r'0\.08 of the task.* little say\. Try loss_weight=25 instead of 4'),
         (
             dict(gradient=(2.0, 2.0)),
             r'rules the training, in the direction .* \(cosine 0\.10\)\..* loss_weight=1 instead of 4',

@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import Tensor, nn
 
-from mmkd.functional.graph import hides_leaves, leaf_of, nodes_behind
 from mmkd.models.apart import SavedApart, drawn_apart
+from mmkd.models.autograd_graph import hides_leaves, leaf_of, nodes_behind
 from mmkd.models.distillers.connection import Connection
 from mmkd.models.distillers.loss_precision import compute_loss
 from mmkd.models.distillers.mappings import SIDES, MappingParser
