@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmkd.functional.reading import read_is_free
+
 
 def _check_logits(student: Tensor, teacher: Tensor, tau: float) -> None:
     if student.shape != teacher.shape:
@@ -88,18 +90,22 @@ def decoupled_kl_divergence(
         TCKD and NCKD, (P,) each, >= 0. NCKD is 0 for C = 2.
 
     Raises:
-        ValueError: shapes do not fit, a target is outside [0, C), C < 2 or `tau` is not positive.
+        ValueError: shapes do not fit, a target is outside [0, C) (looked at on the CPU alone), C < 2 or `tau` is not
+            positive.
     """
     _check_logits(student, teacher, tau)
-    is_target = _one_hot(target, student, background=False)
-    rows, classes = student.shape
+    _check_targets(target, student, background=False)
+    classes = student.shape[1]
     if classes < 2:
         raise ValueError('A softmax over one logit is always 1; use decoupled_binary_kl_divergence for one class.')
     z_s, z_t = student / tau, teacher / tau
-    # (P, C) -> (P, C - 1): the other classes, in order
-    others_s, others_t = (z[~is_target].reshape(rows, classes - 1) for z in (z_s, z_t))
-    two_way_s = z_s[is_target] - others_s.logsumexp(-1)
-    two_way_t = z_t[is_target] - others_t.logsumexp(-1)
+    # by index and not by a mask, whose size only the device would know
+    own = target[:, None]
+    other = torch.arange(classes - 1, device=target.device).expand(len(target), -1)
+    other = other + (other >= own)  # (P, C - 1): the other classes, in order
+    others_s, others_t = (z.gather(1, other) for z in (z_s, z_t))
+    two_way_s = z_s.gather(1, own)[:, 0] - others_s.logsumexp(-1)
+    two_way_t = z_t.gather(1, own)[:, 0] - others_t.logsumexp(-1)
     return tau**2 * binary_kl_divergence(two_way_s, two_way_t), tau**2 * kl_divergence(others_s, others_t)
 
 
@@ -126,24 +132,24 @@ def decoupled_binary_kl_divergence(
         target is 0 for C = 1.
 
     Raises:
-        ValueError: shapes do not fit, a target is outside [0, C] or `tau` is not positive.
+        ValueError: shapes do not fit, a target is outside [0, C] (looked at on the CPU alone) or `tau` is not positive.
     """
     _check_logits(student, teacher, tau)
-    is_target = _one_hot(target, student, background=True)
+    _check_targets(target, student, background=True)
+    is_target = target[:, None] == torch.arange(student.shape[1], device=target.device)
     values = binary_kl_divergence(student, teacher, tau=tau)
     return values.where(is_target, 0).sum(-1), values.where(~is_target, 0).sum(-1)
 
 
-def _one_hot(target: Tensor, logits: Tensor, *, background: bool) -> Tensor:
-    """(P,) classes -> (P, C) True at the class; the class C, where allowed, is a row without True."""
+def _check_targets(target: Tensor, logits: Tensor, *, background: bool) -> None:
+    """Refuse what are no class indices; the class C, where allowed, is a row without a class."""
     if logits.dim() != 2 or target.shape != logits.shape[:1]:
         raise ValueError(f'logits must be (P, C) and target (P,), got {tuple(logits.shape)} and {tuple(target.shape)}.')
     classes = logits.shape[1]
     highest = classes if background else classes - 1
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f'target must hold class indices, got dtype {target.dtype}.')
-    if target.numel() and not 0 <= target.min() <= target.max() <= highest:
+    if target.numel() and read_is_free(target) and not 0 <= target.min() <= target.max() <= highest:
         raise ValueError(
             f'target must lie in [0, {highest}] for {classes} logits, got {int(target.min())} to {int(target.max())}.'
         )
-    return target[:, None] == torch.arange(classes, device=target.device)

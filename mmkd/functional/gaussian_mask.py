@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmkd.functional.reading import read_is_free
+
 Shape = Literal['gaussian', 'centernet', 'binary', 'uniform']
 _Pair = tuple[Tensor, Tensor]  # (M, H), (M, W): every shape is a product of a weight along y and one along x
 
@@ -61,7 +63,7 @@ def gaussian_box_mask(
     stride = (input_size[0] / feature_size[0], input_size[1] / feature_size[1])
     masks = []
     for image_boxes, size in zip(boxes, sizes, strict=True):
-        kept = _visible(image_boxes.detach(), size)
+        kept, weight = _visible(image_boxes.detach(), size)
         centre_y, centre_x = _cell_centres(feature_size, stride, kept)
         inside = (centre_y < size[0])[:, None] & (centre_x < size[1])[None, :]
         if shape == 'uniform':
@@ -71,7 +73,7 @@ def gaussian_box_mask(
         if clip:
             covered_y, covered_x = _binary(kept, centre_y, centre_x, stride, kappa)
             along_y, along_x = along_y * covered_y, along_x * covered_x
-        masks.append(_largest(along_y, along_x) * inside)
+        masks.append(_largest(along_y * weight[:, None], along_x) * inside)
     return torch.stack(masks).unsqueeze(1)
 
 
@@ -96,12 +98,17 @@ def _check(
         raise ValueError(f'image_sizes must hold one size for each of {len(boxes)} images, got {len(image_sizes)}.')
 
 
-def _visible(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(M, 4) -> those that have an area and touch the image, at least float32."""
+def _visible(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(M, 4) -> those that have an area and touch the image, at least float32, and their (M,) weight.
+
+    Off the CPU all stay, the others with weight 0: to drop them would wait for the device to say how many there are.
+    """
     boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
     x1, y1, x2, y2 = boxes.unbind(1)
-    keep = (x2 > x1) & (y2 > y1) & (x2 > 0) & (y2 > 0) & (x1 < size[1]) & (y1 < size[0])
-    return boxes[keep & boxes.isfinite().all(1)]
+    keep = (x2 > x1) & (y2 > y1) & (x2 > 0) & (y2 > 0) & (x1 < size[1]) & (y1 < size[0]) & boxes.isfinite().all(1)
+    if read_is_free(boxes):
+        return boxes[keep], boxes.new_ones(1)
+    return boxes.where(keep[:, None], 0.0), keep.to(boxes.dtype)
 
 
 def _cell_centres(feature_size: tuple[int, int], stride: tuple[float, float], like: Tensor) -> tuple[Tensor, Tensor]:

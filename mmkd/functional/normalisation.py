@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mmkd.functional.reading import read_is_free
+
 Scope = Literal['image', 'batch', 'channel']
 Part = tuple[slice, slice]  # of images and of channels
 AXES: dict[str, tuple[int, ...]] = {'image': (1, 2, 3), 'batch': (0, 1, 2, 3), 'channel': (2, 3)}
@@ -145,4 +147,4 @@ class Rescaling:
 
 def _planes_to_search(of_plane: Tensor, of_group: Tensor) -> Any:
     """Index of the planes that hold an extreme, which are few; all of them where to ask would wait for a GPU."""
-    return (of_plane == of_group)[..., 0, 0].nonzero(as_tuple=True) if of_plane.device.type == 'cpu' else ...
+    return (of_plane == of_group)[..., 0, 0].nonzero(as_tuple=True) if read_is_free(of_plane) else ...

@@ -68,6 +68,8 @@ class FeatureResampler(nn.Module):
         if seed is None:
             seed = int(torch.randint(2**31, ()))
         self.register_buffer('seed_and_draws', torch.tensor([seed, 0]))
+        self._read: tuple[Tensor | None, int] = (None, 0)  # the buffer and its version when `_position` was read
+        self._position = (seed, 0)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Aligned and, in training, resampled feature.
@@ -87,15 +89,28 @@ class FeatureResampler(nn.Module):
 
     def _draw(self, *size: int) -> Tensor:
         """Uniform numbers in [0, 1) on the CPU; the next ones at every call."""
-        seed, draws = self.seed_and_draws.tolist()
-        self.seed_and_draws[1] += 1
+        seed, draws = self._next_position()
         mixed = (seed * 1_000_003 + draws) * 1_009 + get_rank()
         return torch.rand(size, generator=torch.Generator().manual_seed(mixed % 2**63))
+
+    def _next_position(self) -> tuple[int, int]:
+        """Seed and number of draws so far, counted on the host as long as nobody else writes the buffer.
+
+        To read a buffer on a GPU at every step would wait for all that it has been given. Loading a state, DDP's
+        broadcast and a move to another device change the buffer or its version.
+        """
+        state = self.seed_and_draws
+        if self._read[0] is not state or self._read[1] != state._version:
+            self._position = tuple(state.tolist())
+        seed, draws = self._position
+        state[1] += 1
+        self._position, self._read = (seed, draws + 1), (state, state._version)
+        return seed, draws
 
     def _drop_cells(self, feature: Tensor) -> Tensor:
         n, _, h, w = feature.shape
         kept = self._draw(n, 1, h, w) >= self.ratio
-        return feature * kept.to(feature)
+        return feature * kept.to(feature.device, non_blocking=True).to(feature.dtype)
 
     def _down_up(self, feature: Tensor) -> Tensor:
         scale = 1 - self.ratio * float(self._draw(1))

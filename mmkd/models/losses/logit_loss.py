@@ -13,6 +13,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from mmkd.functional.dense import flatten_levels, infer_num_classes
+from mmkd.functional.reading import read_is_free
 from mmkd.models.losses.base import check_pair, mean_over_ranks
 from mmkd.models.losses.checks import at_least_float32, check_weight, refuse_unused
 
@@ -90,7 +91,8 @@ class LogitLoss(nn.Module):
 
         Raises:
             TypeError: predictions are neither tensors nor sequences of tensors.
-            ValueError: shapes or labels do not fit, `mask` is given, or weights that need labels come without.
+            ValueError: shapes or labels do not fit (labels that are too high: on the CPU alone, elsewhere the look
+                would wait for the device), `mask` is given, or weights that need labels come without.
         """
         refuse_unused(self, mask=mask)
         student, teacher = self._rows(preds_S, preds_T, labels)
@@ -99,10 +101,21 @@ class LogitLoss(nn.Module):
             weights = self._row_weights(student, labels)
             if avg_factor is None:
                 avg_factor = mean_over_ranks(self._count(student, labels)).clamp(min=1 / get_world_size())
-            kept = weights > 0
-            chosen = None if labels is None else labels[kept]
-            values = self.rowwise(student[kept], teacher[kept], chosen) * weights[kept]
+            if labels is not None:
+                student, teacher, labels, weights = self._counting(student, teacher, labels, weights)
+            values = self.rowwise(student, teacher, labels) * weights
             return self.loss_weight * values.sum() / avg_factor
+
+    def _counting(self, student: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """The rows whose weight is not 0.
+
+        Picking them asks the device how many there are. Where neither foreground nor background is left out, rows
+        without a label are few (an RoI head has none): they stay, with weight 0 and as if of class 0.
+        """
+        if not read_is_free(weights) and min(self.foreground_weight, self.background_weight) > 0:
+            return student, teacher, labels.clamp(min=0), weights
+        chosen = (weights > 0).nonzero()[:, 0]
+        return student[chosen], teacher[chosen], labels[chosen], weights[chosen]
 
     def _rows(self, preds_S: Logits, preds_T: Logits, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         if isinstance(preds_S, Tensor) or isinstance(preds_T, Tensor):
@@ -131,7 +144,7 @@ class LogitLoss(nn.Module):
         background = self._background(logits)
         if labels.shape != logits.shape[:1]:
             raise ValueError(f'labels must be ({len(logits)},), one a row, got {tuple(labels.shape)}.')
-        if labels.numel() and labels.max() > background:
+        if labels.numel() and read_is_free(labels) and labels.max() > background:
             raise ValueError(f'labels must be at most {background} (background), got {int(labels.max())}.')
         weights = logits.new_full(labels.shape, self.background_weight)
         weights[labels < background] = self.foreground_weight
@@ -140,7 +153,7 @@ class LogitLoss(nn.Module):
 
     def _count(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
-            return logits.new_tensor(len(logits))
+            return logits.new_full((), len(logits))
         counted = labels >= 0
         if self.mode == 'sigmoid':
             counted &= labels < self._background(logits)

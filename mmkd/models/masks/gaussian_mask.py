@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmkd.functional.gaussian_mask import Shape, gaussian_box_mask
+from mmkd.functional.reading import read_is_free
 from mmkd.registry import MODELS
 
 
@@ -95,7 +96,10 @@ class GaussianMask(nn.Module):
         # by ratio, since the strides of odd maps differ a little from the powers of two
         low = self.cells[0] if stride > 1.01 * min(strides) else 0.0
         high = self.cells[1] if stride < 0.99 * max(strides) else float('inf')
-        return boxes[(side >= low) & (side < high)]
+        own = (side >= low) & (side < high)
+        if read_is_free(boxes):
+            return boxes[own]
+        return boxes * own[:, None]  # without area, hence without weight: to drop them would wait for the device
 
 
 def _stride(feat: Tensor, input_size: tuple[int, int]) -> float:
