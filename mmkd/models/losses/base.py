@@ -43,7 +43,7 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None, avg_factor: Tensor
 
     Args:
         values: (N, C, H, W) one value an element.
-        mask: (N, 1, H, W) weights >= 0, or None for the plain mean.
+        mask: (N, 1, H, W) weights, or None for the plain mean. What is negative (padding) counts as 0.
         avg_factor: number of cells to divide by instead of the sum of `mask` over all processes.
 
     Returns:
@@ -59,7 +59,7 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None, avg_factor: Tensor
     n, c, h, w = values.shape
     if tuple(mask.shape) != (n, 1, h, w):
         raise ValueError(f'mask must have shape {(n, 1, h, w)}, got {tuple(mask.shape)}.')
-    mask = mask.to(values.dtype)
+    mask = mask.to(values.dtype).clamp(min=0)
     if avg_factor is None:
         avg_factor = mean_over_ranks(mask.sum()).clamp(min=1e-6)
     return (values * mask).sum() / (c * avg_factor)
@@ -99,7 +99,7 @@ class FeatureLoss(nn.Module):
         Args:
             preds_S: (N, C, H, W) the student's feature.
             preds_T: (N, C, H, W) the teacher's feature.
-            mask: (N, 1, H, W) weights of the cells.
+            mask: (N, 1, H, W) weights of the cells; negative ones count as 0.
             labels: not used by feature losses; must be None.
             avg_factor: replaces the sum of `mask` over all processes as the divisor.
 

@@ -119,7 +119,7 @@ class MaskedFeatureLoss(FeatureLoss):
         if mask is None:
             return weighted_mean(values, None, avg_factor)
         mask = mask.to(values.dtype)
-        loss = weighted_mean(values, mask.clamp(min=0), avg_factor)
+        loss = weighted_mean(values, mask, avg_factor)
         if self.background_weight == 0:
             return loss
         return loss + self.background_weight * weighted_mean(values, _outside(mask))

@@ -56,6 +56,8 @@ def test_mask_selects_cells(p):
     loss = NormalizedLpLoss(p=p, normalize=None)
     expected = (student - teacher)[..., 2, 3].abs().pow(p).mean()
     torch.testing.assert_close(loss(student, teacher, mask=mask), expected)
+    mask[..., 0, :] = -1  # padding that counts on neither side
+    torch.testing.assert_close(loss(student, teacher, mask=mask), expected)
 
 
 def test_detached_extremes_change_the_gradient_but_not_the_value():
