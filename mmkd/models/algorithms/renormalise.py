@@ -43,8 +43,10 @@ class Renormalise:
         """Map a batch (N, 3, H, W); the images' sizes come from `img_shape` (H, W) of the data samples."""
         if not self.needed:
             return inputs
+        if self.scale.device != inputs.device:  # once; a copy at every step would wait for the device
+            self.scale, self.shift = self.scale.to(inputs.device), self.shift.to(inputs.device)
         images = inputs.flip(1) if self.flip else inputs
-        out = images * self.scale.to(inputs) + self.shift.to(inputs)
+        out = images * self.scale.to(inputs.dtype) + self.shift.to(inputs.dtype)
         for image, sample in zip(out, data_samples or [], strict=False):
             height, width = sample.metainfo.get('img_shape', image.shape[-2:])[:2]
             image[:, height:] = self.pad_value

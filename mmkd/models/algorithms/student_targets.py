@@ -54,7 +54,8 @@ def _yolox_labels(results: list[tuple], head: nn.Module, num_images: int) -> Ten
         image = torch.full(foreground.shape, head.num_classes, dtype=torch.long, device=foreground.device)
         if len(classes):
             # SimOTA takes a point for every box, be its IoU 0: the row is then 0 and says no class.
-            image[foreground.bool()] = torch.where(classes.amax(dim=1) > 0, classes.argmax(dim=1), -1)
+            own = torch.where(classes.amax(dim=1) > 0, classes.argmax(dim=1), -1)
+            image.masked_scatter_(foreground.bool(), own)  # `image[foreground] = own` would wait for a GPU
         labels.append(image)
     return torch.cat(labels)
 
