@@ -17,6 +17,7 @@ from mmkd.engine.preflight_data import dataset_classes
 from mmkd.engine.student_config import is_distillation
 from mmkd.engine.subjects import CocoTruth, Subject, image_pipeline, load_subject, subjects_of
 from mmkd.models.algorithms.teacher import CheckpointMismatchError, load_strictly
+from mmkd.models.apart import load_apart
 from mmkd.visualization.style import save_figure
 
 CHECKPOINT_ENDINGS = ('.pth', '.pt', '.ckpt')
@@ -179,20 +180,15 @@ def _read(checkpoint: str) -> Any:
 
 
 def _load_apart(model: nn.Module, saved: Any, checkpoint: str) -> list[str]:
-    states, remarks = saved.get('mmkd') or {}, []
-    for name, module in model.apart_modules().items():
-        if name in states:
-            try:
-                module.load_saved_state(states[name])
-            except RuntimeError as error:
-                text = f'The {name} in {checkpoint} is of another method or pair: {str(error).splitlines()[-1].strip()}'
-                raise CheckpointMismatchError(text) from error
-        elif any(True for _ in module.parameters()):
-            remarks.append(
-                f'{checkpoint} holds no {name} (mmkd saves it with the checkpoints of a training): what passes its '
-                'layers is shown as at the start of a training.'
-            )
-    return remarks
+    try:
+        missing = load_apart(model, saved.get('mmkd') or {})
+    except RuntimeError as error:
+        raise CheckpointMismatchError(f'{checkpoint}: {error}') from error
+    return [
+        f'{checkpoint} holds no {name} (mmkd saves it with the checkpoints of a training): what passes its layers is '
+        'shown as at the start of a training.'
+        for name in missing
+    ]
 
 
 def _load_plain(cfg: Config, checkpoint: str, device: str) -> nn.Module:

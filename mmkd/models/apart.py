@@ -1,7 +1,7 @@
 """What a method adds beside the plain student: saved apart, and drawn from random state of its own."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -29,6 +29,32 @@ class SavedApart(nn.Module):
             RuntimeError: missing, unexpected or wrongly shaped entries.
         """
         nn.Module.load_state_dict(self, state, strict=True)
+
+
+def load_apart(model: nn.Module, states: Mapping[str, dict]) -> list[str]:
+    """Load what a training saved beside its student: connectors, self-teacher.
+
+    Args:
+        model: an algorithm.
+        states: `checkpoint['mmkd']`, by name.
+
+    Returns:
+        Names of the modules with parameters that `states` does not have; they stay as they are.
+
+    Raises:
+        RuntimeError: a state is of another method or pair.
+    """
+    missing = []
+    for name, module in model.apart_modules().items():
+        if name in states:
+            try:
+                module.load_saved_state(states[name])
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise RuntimeError(f'The {name} is of another method or pair: {reason}') from error
+        elif any(True for _ in module.parameters()):
+            missing.append(name)
+    return missing
 
 
 @contextmanager

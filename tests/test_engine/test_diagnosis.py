@@ -315,9 +315,31 @@ def test_check_config_diagnoses_batches_without_training(toy, tmp_path):
     report = check_config(cfg, diagnose=5)
     titles = [title for title, _, _ in report.tables]
     (title,) = [title for title in titles if title.startswith('Diagnosis')]
-    assert title == f'Diagnosis on 3 batches without training (student: {tmp_path}/start.pth)'  # the loader has three
+    begun = f'student: {tmp_path}/start.pth; distiller: at its start'
+    assert title == f'Diagnosis on 3 batches without training ({begun})'  # the loader has three
     (row,) = report.tables[titles.index(title)][2]
     assert row[0] == 'loss_kd' and float(row[2]) > 0
     advice = [text for (text,) in report.tables[titles.index('Advice')][2]]
     assert advice and not any('did not' in text or 'readings' in text for text in advice)
     assert report.exit_code() == 0
+
+
+def test_a_checkpoint_of_the_same_distillation_brings_its_connectors(toy, tmp_path):
+    """With connectors at their start a trained student's features look unlike the teacher's, whatever they are."""
+    cfg = toy.load()
+    model = MODELS.build(cfg.model)
+    for parameter in model.distiller.parameters():
+        parameter.data.zero_()
+    known = dict(state_dict=model.architecture.state_dict(), mmkd=dict(distiller=model.distiller.saved_state()))
+    torch.save(known, tmp_path / 'same.pth')
+    del known['mmkd']['distiller'][next(iter(dict(model.distiller.named_parameters())))]
+    torch.save(known, tmp_path / 'other.pth')
+    seen = []
+    for name, begun in (('same', ''), ('other', '; distiller: at its start')):
+        cfg = toy.load()
+        cfg.load_from = str(tmp_path / f'{name}.pth')
+        report = check_config(cfg, diagnose=1)
+        (table,) = [table for table in report.tables if table[0].startswith('Diagnosis')]
+        assert table[0].endswith(f'(student: {tmp_path}/{name}.pth{begun})')
+        seen.append(float(table[2][0][2]))
+    assert seen[0] == 0 < seen[1]  # through weights of 0 no gradient passes
