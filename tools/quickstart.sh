@@ -2,7 +2,7 @@
 # Sets the environment up (tools/setup_env.sh: minutes the first time, then seconds), then trains a teacher, a plain
 # student and a distilled student, and shows a table and pictures.
 #
-#   tools/quickstart.sh                      on a small set of pictures that it makes: some six minutes on two cores
+#   tools/quickstart.sh                      on a small set of pictures that it makes: some six minutes on two idle cores
 #   tools/quickstart.sh --data PATH --format coco|kitti ...
 #   tools/quickstart.sh --help               all options
 set -euo pipefail

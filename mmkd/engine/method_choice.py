@@ -37,7 +37,7 @@ SELF_DISTILLATION: dict[str, dict[str, Any]] = {
     ),
 }
 # MMDetection's usual widths. A self-teacher whose head is as narrow as a small student's was no better a detector than
-# the student, and taught it nothing (docs/frskd.md).
+# plain training makes, and taught nothing (docs/frskd.md).
 _USUAL_WIDTHS = {'bbox_head.feat_channels': 256, 'roi_head.bbox_head.fc_out_channels': 1024}
 WIDER = 4
 # What must agree for two heads to put the same meaning into the same number; a missing key is the head's default.

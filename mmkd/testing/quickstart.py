@@ -1,6 +1,6 @@
 """Teacher, plain student and distilled student, from nothing to a table and pictures, in one command.
 
-    python -m mmkd.testing.quickstart                                       # toy data, about 7 minutes on two CPU cores
+    python -m mmkd.testing.quickstart                                     # toy data, some six minutes on two idle cores
     python -m mmkd.testing.quickstart --data PATH --format coco --scale 320 240 --seeds 0 1 2 --methods plain ssim
 
 Calling it again with the same folder goes on where it stopped: finished runs are kept. The short form of

@@ -1,7 +1,7 @@
 """Tables and a page from finished experiments, each named by its work directory or its store.
 
-python -m mmkd.testing.report WORK_DIR --page docs/results.md --json docs/results/NAME.json
-python -m mmkd.testing.report docs/results/A.json docs/results/B.json --page docs/results.md --short-page README.md
+python -m mmkd.testing.report WORK_DIR --page docs/results/NAME.md --json docs/results/NAME.json
+python -m mmkd.testing.report docs/results/A.json docs/results/B.json --page docs/results/AB.md --short-page README.md
 python -m mmkd.testing.report docs/results/*.json --html report.html
 """
 

@@ -24,7 +24,7 @@ class GaussianMask(nn.Module):
         ignore_padding: weight 0 in cells beyond an image's own `img_shape`. MMDetection's `Pad` transform sets
             `img_shape` to the padded size; what it pads counts as image.
         padding: value of the cells that `ignore_padding` takes out: 0, background, or -1, which `MaskedFeatureLoss`
-            takes for neither object nor background.
+            without `gate` takes for neither object nor background (with it, and in every other loss, -1 is as 0).
         cells: (low, high): a box marks a level where its side, the root of its area, is at least `low` and less than
             `high` cells long, so that a level is told about the objects that it is there to find. The finest level
             takes all smaller ones too, the coarsest all larger ones. None: every box marks every level, as `uniform`
