@@ -23,7 +23,6 @@ import torch
 from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.config import utils as config_utils
-from mmengine.dist import get_dist_info
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
@@ -121,7 +120,7 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
 
 
 def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = False) -> Path | None:
-    """Local path of a checkpoint: rank 0 downloads a URL, the others wait; None for other schemes (`torchvision://`).
+    """Local path of a checkpoint: one process downloads a URL, the others wait; None for others (`torchvision://`).
 
     Raises:
         FileNotFoundError: there is no such file, or it cannot be downloaded; says where to put it.
@@ -133,17 +132,6 @@ def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = F
         if not path.is_file():
             raise FileNotFoundError(f'Checkpoint {path} does not exist.')
         return path
-    rank, world_size = get_dist_info()
-    failure: FileNotFoundError | None = None
-    if rank == 0:
-        try:
-            cached_download(name, model_dir, progress)
-        except FileNotFoundError as error:
-            failure = error
-    if world_size > 1:
-        torch.distributed.barrier()
-    if failure is not None:
-        raise failure
     return cached_download(name, model_dir, progress)
 
 

@@ -3,10 +3,12 @@
 `mmkd.compat` puts these functions in the place of MMEngine's.
 """
 
+import fcntl
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def write_whole(data: bytes, path: str | Path) -> None:
 
 
 def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path:
-    """Local path of a downloaded file; it has its name only when it is whole.
+    """Local path of a downloaded file; it has its name only when it is whole. One process downloads, others wait.
 
     Args:
         url: where it lies.
@@ -63,16 +65,35 @@ def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path
         return file
     folder.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f'{file.name}.{os.getpid()}.part')
-    try:
-        torch.hub.download_url_to_file(url, str(part), progress=progress)
-        part.replace(file)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f'Cannot download {url} ({error}). Without a network, fetch the file elsewhere and put it at {file}'
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with _one_at_a_time(folder):
+        if file.is_file():
+            return file
+        try:
+            torch.hub.download_url_to_file(url, str(part), progress=progress)
+            part.replace(file)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f'Cannot download {url} ({error}). Without a network, fetch the file elsewhere and put it at {file}'
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
     return file
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """One process of a machine inside; the others wait for it, however long it takes.
+
+    A barrier of NCCL would end the run after ten minutes. A file system without locks lets all in: a file gets its name
+    only when it is whole.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def torchvision_url(name: str) -> str:

@@ -4,7 +4,9 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -136,6 +138,22 @@ def test_a_download_is_kept(tmp_path, monkeypatch):
     assert len(calls) == 1
     assert compat.load_checkpoint_file(path) == dict(state_dict={})
     assert not list(path.parent.glob('*.part'))
+
+
+def test_one_process_downloads_and_the_others_wait_for_its_file(tmp_path, monkeypatch):
+    """Locks belong to an open file, so that threads stand for processes here."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    calls = []
+
+    def download(url, path, progress):
+        calls.append(url)
+        time.sleep(0.3)
+        torch.save(dict(state_dict={}), path)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(compat.fetch_checkpoint, ['https://example.org/a/x.pth'] * 4))
+    assert len(calls) == 1 and len(set(paths)) == 1 and paths[0].is_file()
 
 
 def test_the_config_prefix_is_known_after_it_is_enabled():

@@ -7,17 +7,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mmengine.config import DictAction
+
+from mmkd.process_ranks import global_rank, local_rank
 
 MISTAKES = (ValueError, TypeError, KeyError, FileNotFoundError, FileExistsError, ImportError, SyntaxError)
 # Seconds for which the other processes of a machine leave the word to the first. It finds the same mistake, says it and
 # ends, whereupon the launcher ends the others; only what they alone have met do they say themselves.
 PATIENCE = 10.0
-# Where launchers say which process this is, on its machine and of all: torch, Slurm, OpenMPI.
-LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
-RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,20 +32,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
 
 
-def set_local_rank(local_rank: int, launcher: str) -> None:
-    """Torch's old launcher gives the local rank as an argument; its new one, Slurm and MPI have variables of theirs."""
+def set_local_rank(argument: int, launcher: str) -> None:
+    """Set LOCAL_RANK, which MMEngine reads: from the argument of torch's old launcher, or from MPI's variable.
+
+    MMEngine sets it under Slurm, but not under MPI, where every process would be given the first GPU or none.
+    """
     if launcher == 'pytorch':
-        os.environ.setdefault('LOCAL_RANK', str(local_rank))
-
-
-def _number(names: Sequence[str]) -> int:
-    """The first of these environment variables that is set, else 0."""
-    return int(next(filter(None, map(os.environ.get, names)), 0))
+        os.environ.setdefault('LOCAL_RANK', str(argument))
+    elif launcher == 'mpi':
+        os.environ.setdefault('LOCAL_RANK', str(local_rank()))
 
 
 def leave_the_word_to_the_first() -> None:
     """Wait in every process of a machine but the first, so that a mistake that all have met is said once."""
-    if _number(LOCAL_RANKS) > 0:
+    if local_rank() > 0:
         time.sleep(PATIENCE)
 
 
@@ -59,7 +58,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except KeyboardInterrupt:
-        if _number(RANKS) == 0:
+        if global_rank() == 0:
             print('\nInterrupted. Checkpoints that are there are whole; --resume continues.', file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from mmkd.engine.method_choice import SELF_DISTILLATION
 from mmkd.engine.preflight_data import dataset_classes, datasets, is_elsewhere
@@ -226,6 +229,25 @@ def stock_algorithm(cfg: Config) -> Iterator[str]:
         )
 
 
+def another_runner(cfg: Config) -> Iterator[str]:
+    """A runner or a wrapper under which distillation would lose its hooks or its layers."""
+    if not is_distillation(cfg):
+        return
+    runner = RUNNERS.get(cfg.runner_type) if cfg.get('runner_type') else Runner
+    if isinstance(runner, type) and not issubclass(runner, Runner):
+        yield (
+            f"runner_type={cfg.runner_type!r} is no subclass of MMEngine's Runner: connectors would not be saved, and "
+            'no check would run. FSDP, DeepSpeed and ColossalAI are not supported with a distillation; leave it out.'
+        )
+    name = (cfg.get('model_wrapper_cfg') or {}).get('type')
+    wrapper = MODEL_WRAPPERS.get(name) if isinstance(name, str) else name
+    if isinstance(wrapper, type) and not issubclass(wrapper, DistributedDataParallel):
+        yield (
+            f"model_wrapper_cfg.type={name!r} is no DistributedDataParallel: it would not wrap the student's layers "
+            'where the algorithm uses them. Use MMDistributedDataParallel, or leave model_wrapper_cfg out.'
+        )
+
+
 PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     schedules_after_the_end,
     classes_in_another_order,
@@ -234,6 +256,7 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     learning_rate_of_zero,
     both_sides_the_same,
     grown_teacher_missing,
+    another_runner,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     evaluator_of_several_sets,

@@ -14,7 +14,7 @@ def get_random_state(*, cuda: bool = True) -> dict[str, Any]:
     """State of Python's, NumPy's and torch's generators, readable without executing code.
 
     Args:
-        cuda: those of the GPUs too, which a loader's worker must not touch.
+        cuda: that of the process's own GPU too, which a loader's worker must not touch.
     """
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -22,7 +22,7 @@ def get_random_state(*, cuda: bool = True) -> dict[str, Any]:
         python=[version, list(internal), gauss],
         numpy=[name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
         torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else [],
+        cuda=[torch.cuda.get_rng_state()] if cuda and torch.cuda.is_available() else [],
     )
 
 
@@ -45,8 +45,8 @@ def set_random_state(state: dict[str, Any], *, cuda: bool = True) -> None:
     name, keys, position, has_gauss, cached = state['numpy']
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state['torch'].cpu())
-    if cuda and torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+    if cuda and torch.cuda.is_available() and state['cuda']:
+        torch.cuda.set_rng_state(state['cuda'][0].cpu())
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
@@ -102,7 +103,7 @@ def first_images(runner: Runner, num_images: int) -> DataLoader[Any]:
 
 
 def evaluate_on(runner: Runner, detector: nn.Module, loader: DataLoader[Any]) -> SmallScores:
-    """Scores of a detector by the run's own validation metric; every process must take part.
+    """Scores of a detector by the run's own validation metric; every process must take part, an error is raised in all.
 
     Files of predictions that the metric writes are the run's own: here they go to a folder that is removed.
 
@@ -126,15 +127,64 @@ def evaluate_on(runner: Runner, detector: nn.Module, loader: DataLoader[Any]) ->
             full_precision(detector),
         ):
             _write_into(evaluator, Path(folder))
-            for data in loader:
-                evaluator.process(data_samples=detector.val_step(data), data_batch=data)
-            metrics = evaluator.evaluate(len(loader.dataset))
+            _all_reach(lambda: _predict(detector, loader, evaluator))
+            metrics = _metrics_or_error(evaluator, len(loader.dataset))
     finally:
         for module in training:
             module.training = True
     numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
     boxes = numbers.pop(_BOXES, None)
     return SmallScores(numbers, None if boxes is None else int(boxes), _objects(infos))
+
+
+def _predict(detector: nn.Module, loader: DataLoader[Any], evaluator: Evaluator) -> None:
+    for data in loader:
+        evaluator.process(data_samples=detector.val_step(data), data_batch=data)
+
+
+def _all_reach(work: Callable[[], None]) -> None:
+    """Do a process's own work, and raise in all processes where one failed.
+
+    The others would wait in the next collective for one that has left: under NCCL for ten minutes, and then all are
+    ended.
+    """
+    error: Exception | None = None
+    try:
+        work()
+    except Exception as caught:
+        error = caught
+    said = all_gather_object(None if error is None else f'{type(error).__name__}: {error}')
+    if error is not None:
+        raise error
+    for rank, text in enumerate(said):
+        if text is not None:
+            raise RuntimeError(f'process {rank} failed ({text})')
+
+
+def _metrics_or_error(evaluator: Evaluator, size: int) -> dict[str, Any]:
+    """The evaluator's metrics; what a metric raises in the first process, which alone computes it, is raised in all."""
+    errors: list[Exception] = []
+
+    def guarded(compute: Callable[[list], dict]) -> Callable[[list], dict]:
+        def run(results: list) -> dict:
+            try:
+                return compute(results)
+            except Exception as error:
+                errors.append(error)
+                return {f'error {len(errors)}': str(error)}
+
+        return run
+
+    for metric in evaluator.metrics:
+        metric.compute_metrics = guarded(metric.compute_metrics)
+    metrics = evaluator.evaluate(size)
+
+    def raise_it() -> None:
+        if errors:
+            raise errors[0]
+
+    _all_reach(raise_it)
+    return metrics
 
 
 def _restrict(evaluator: Evaluator, metainfo: Any, ids: list) -> None:

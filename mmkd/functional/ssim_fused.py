@@ -108,7 +108,7 @@ class _FusedPass:
         size = fitting_window(self.options.window_size, *like.shape[2:], self.options.padding)
         self.window, self.radius = gaussian_window(size, self.options.sigma, like), size // 2
         self.with_gradient = with_gradient
-        self.dense = like.shape[2] * like.shape[3] <= DENSE
+        self.dense = like.shape[2] * like.shape[3] <= DENSE and not rounds_products(like)
         self.border = self.radius if self.options.padding == 'same' and not self.dense else 0
         # channels_last is the fastest layout of a depthwise convolution on the CPU
         with_channels_last = like.device.type == 'cpu' and not self.dense
@@ -205,6 +205,19 @@ def split_into_parts(x: Tensor) -> Iterator[Part]:
     for image in range(0, images, images_of_part):
         for channel in range(0, channels, width_of_part):
             yield slice(image, image + images_of_part), slice(channel, channel + width_of_part)
+
+
+def rounds_products(like: Tensor) -> bool:
+    """Whether matrix products of float32 are computed in TF32, which SSIM's small differences do not survive.
+
+    A depthwise convolution in float32 is not (torch's own kernel).
+    """
+    if like.device.type != 'cuda' or like.dtype != torch.float32:
+        return False
+    try:
+        return torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # torch refuses to say where it was set by its newer names
+        return True
 
 
 def blur_matrix(cells: int, window: Tensor, padding: str) -> Tensor:

@@ -31,7 +31,7 @@ _WHOLE = {
 _SHORT = {
     'engine': (
         'What the tools call',
-        ['engine', 'compat.py', 'near_names.py', 'registry.py', 'releases.py', 'whole_files.py'],
+        ['engine', 'compat.py', 'near_names.py', 'process_ranks.py', 'registry.py', 'releases.py', 'whole_files.py'],
     ),
     'testing': ('Experiments, benchmarks, toys', ['testing']),
 }

@@ -127,6 +127,13 @@ PROBLEMS: dict[str, Case] = {
         put('optim_wrapper.paramwise_cfg.custom_keys', {'architecture.backbone': dict(lr_mult=0.1)}),
         ('custom_keys.architecture.backbone matches nothing', '(backbone)'),
     ),
+    'a runner without hooks of the model': Case(
+        put('runner_type', 'FlexibleRunner'), ("runner_type='FlexibleRunner' is no subclass",)
+    ),
+    'a wrapper other than DDP': Case(
+        put('model_wrapper_cfg', dict(type='MMFullyShardedDataParallel')),
+        ("model_wrapper_cfg.type='MMFullyShardedDataParallel' is no Dist",),
+    ),
     'learning rate of 0': Case(put('optim_wrapper.optimizer.lr', 0.0), ('optimizer.lr is 0.0',)),
     'learning rate infinite': Case(put('optim_wrapper.optimizer.lr', float('inf')), ('optimizer.lr is inf',)),
     'both sides the student': Case(put(f'{MAPPING}.preds_T', neck_source(True)), ('both come from the student',)),

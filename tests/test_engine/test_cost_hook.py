@@ -75,6 +75,21 @@ def test_nothing_is_measured_when_nobody_listens():
     assert clock.finished() == []
 
 
+def test_a_step_that_is_compiled_as_a_whole_is_not_split():
+    """Marks would break its graph, and on a GPU torch would keep every event of a graph for ever."""
+    clock = StepClock()
+
+    @torch.compile(backend='eager', fullgraph=True)
+    def step(x):
+        with clock.part('teacher'):
+            return x + 1
+
+    clock.begin(torch.device('cpu'))
+    assert step(torch.ones(2)).tolist() == [2, 2]
+    clock.end()
+    assert [set(seconds) for seconds in clock.finished()] == [{'step'}]
+
+
 def test_a_step_that_failed_leaves_nothing_behind():
     clock = StepClock()
     clock.begin(torch.device('cpu'))

@@ -11,6 +11,7 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
+from mmkd import process_ranks
 from mmkd.engine import command_line, preflight
 from mmkd.engine.command_line import run_command
 from mmkd.engine.config_rules import evaluator_of_another_set, evaluator_of_several_sets
@@ -149,7 +150,7 @@ LAUNCHED = [
 
 def launched(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of one process, with nothing of another launcher's."""
-    for name in (*command_line.LOCAL_RANKS, *command_line.RANKS):
+    for name in (*process_ranks.LOCAL_RANKS, *process_ranks.RANKS):
         monkeypatch.setenv(name, '')  # so that what is set below is taken back
         monkeypatch.delenv(name)
     for name, value in variables.items():

@@ -1,5 +1,7 @@
 """`mmkd.functional.ssim_fused` against the plain form."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,14 @@ from torch import Tensor
 from mmkd.functional import normalisation, ssim_fused
 from mmkd.functional.normalisation import Normaliser
 from mmkd.functional.ssim import SSIMOptions, blur, gaussian_window, plain_ssim_map
-from mmkd.functional.ssim_fused import Settings, blur_matrix, fold_border, fused_dissimilarity_sum, split_into_parts
+from mmkd.functional.ssim_fused import (
+    Settings,
+    blur_matrix,
+    fold_border,
+    fused_dissimilarity_sum,
+    rounds_products,
+    split_into_parts,
+)
 
 
 def random_pair(*shape: int) -> tuple[Tensor, Tensor]:
@@ -49,6 +58,25 @@ def test_the_form_for_gpus_that_searches_all_planes_gives_the_same(scope, monkey
     few = value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x)
     monkeypatch.setattr(normalisation, '_planes_to_search', lambda *_: ...)
     torch.testing.assert_close(value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x), few)
+
+
+def test_matrix_products_in_tf32_are_avoided(monkeypatch):
+    """At TF32's ten bits the difference of two means of squares is mostly rounding."""
+    on_gpu = SimpleNamespace(device=SimpleNamespace(type='cuda'), dtype=torch.float32)
+    assert not rounds_products(torch.ones(2)) and not rounds_products(on_gpu)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert rounds_products(on_gpu) and not rounds_products(torch.ones(2))
+        assert not rounds_products(SimpleNamespace(device=on_gpu.device, dtype=torch.float64))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    x, y = random_pair(2, 20, 6, 9)
+    settings = Settings(1.0, SSIMOptions(), Normaliser('image'))
+    products = value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x)
+    monkeypatch.setattr(ssim_fused, 'rounds_products', lambda like: True)
+    monkeypatch.setattr(ssim_fused, 'blur_matrix', None)
+    torch.testing.assert_close(value_and_gradient(fused_dissimilarity_sum(x, y, None, settings), x), products)
 
 
 @pytest.mark.parametrize('planes', [0, 16, 33, 50, 110, 1000])

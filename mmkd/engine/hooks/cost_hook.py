@@ -21,7 +21,8 @@ class CostHook(Hook):
     `teacher_time` is the teacher's forward (of a self-teacher also its own loss), `distill_time` the forward of
     connectors and losses, `student_time` all the rest: the student's forward, the whole backward pass, the optimiser.
     In seconds, mean of the last steps. `memory` is the peak of the process in MiB where there is no GPU (of which
-    MMEngine logs the memory by itself). The device is never waited for. Algorithms bring this hook by themselves.
+    MMEngine logs the memory by itself). The device is never waited for. A step that MMEngine compiles as a whole
+    (`compile=True`) is not split. Algorithms bring this hook by themselves.
     """
 
     # behind MMEngine's timer, before its logger
@@ -32,6 +33,7 @@ class CostHook(Hook):
         model = getattr(runner.model, 'module', runner.model)
         self._clock = model.clock
         self._device = next(model.parameters()).device
+        self._split = not runner.cfg.get('compile')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The data is there, the step begins."""
@@ -43,7 +45,7 @@ class CostHook(Hook):
         """Log the steps that the device has finished."""
         self._clock.end()
         hub = runner.message_hub
-        for seconds in self._clock.finished():
+        for seconds in self._clock.finished() if self._split else ():
             teacher, distill = seconds.get('teacher', 0.0), seconds.get('distill', 0.0)
             hub.update_scalar('train/teacher_time', teacher, resumed=False)
             hub.update_scalar('train/distill_time', distill, resumed=False)

@@ -152,8 +152,28 @@ def make_cheap(model: nn.Module, options: TeacherOptions, forward: Callable[[], 
         cast_weights(model, options.dtype)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
+        keep_usual_layout(model)
     if options.compile:
         compile_parts(model, {} if options.compile is True else dict(options.compile))
+
+
+def keep_usual_layout(model: nn.Module) -> None:
+    """Give mmcv's own operators what they read by address: maps and weights in the layout (N, C, H, W).
+
+    Deformable convolution and CARAFE take any other layout for that one, and do not say so.
+    """
+
+    def usual(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return tuple(map(_usual, args)), {name: _usual(value) for name, value in kwargs.items()}
+
+    for module in model.modules():
+        if type(module).__module__.startswith('mmcv.ops'):
+            module.to(memory_format=torch.contiguous_format)  # with the convolution that makes its offsets
+            module.register_forward_pre_hook(usual, with_kwargs=True)
+
+
+def _usual(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
 
 
 def relative_difference(before: list[Tensor], after: list[Tensor]) -> float:

@@ -1,6 +1,5 @@
 """Operators without a CPU implementation (CARAFE, MaskedConv2d, ...), met where networks run dry on the CPU."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmkd.process_ranks import local_rank
 
 # What mmcv's operators and torch's dispatcher say.
 NOT_ON_CPU = re.compile(
@@ -25,7 +26,7 @@ class MissingOperatorError(RuntimeError):
 def _gpu() -> torch.device | None:
     """The GPU of this process, if there is one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % count) if count else None
+    return torch.device('cuda', local_rank() % count) if count else None
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -38,8 +38,11 @@ class StepClock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What runs inside is counted under the name, as often as it happens in a step."""
-        if not self.listening:
+        """What runs inside is counted under the name, as often as it happens in a step.
+
+        Not in a step that is compiled as a whole (MMEngine's `compile`): marks would break the graph.
+        """
+        if not self.listening or torch.compiler.is_compiling():
             yield
             return
         start = self._now()

@@ -148,7 +148,8 @@ class Teacher:
         """Apply the options, once, and measure what they change on this batch; outside of any recording.
 
         Raises:
-            TeacherOptionError: the device, torch or the network cannot serve an option, or features overflow.
+            TeacherOptionError: the device, torch or the network cannot serve an option, or features overflow or
+                differ by more than rounding explains.
         """
         self.load()
         if self.settled:
@@ -169,6 +170,11 @@ class Teacher:
         difference = relative_difference(before, after)
         if not difference < float('inf'):
             raise TeacherOptionError(f'Features of the teacher {self.source.name} overflow with {self.options}.')
+        if difference > self.options.tolerance:
+            raise TeacherOptionError(
+                f'Features of the teacher {self.source.name} differ by {100 * difference:.2g} % from the plain ones '
+                f'with {self.options}: rounding explains {100 * self.options.tolerance:g} % at most. Leave them out.'
+            )
         text = f'Teacher with {self.options}: its features differ by {100 * difference:.2g} % from the plain ones.'
         print_log(text, logger='current')
 

@@ -64,6 +64,11 @@ class TeacherOptions:
         """The precision's type of numbers, where one is given."""
         return None if self.precision is None else PRECISIONS[self.precision]
 
+    @property
+    def tolerance(self) -> float:
+        """How far features may be from the plain ones (relative L2) for rounding to be the reason."""
+        return 0.2 if self.precision in ('bf16', 'fp16') else 0.05
+
     def check_device(self, device: torch.device) -> None:
         """Refuse what the device cannot do.
 
