@@ -117,7 +117,7 @@ def hook_seconds(model: BaseModel, repeats: int = 200) -> float:
         repeats: calls to average.
     """
     hook, hub = CostHook(), MessageHub(f'cost {time.perf_counter_ns()}')
-    runner = SimpleNamespace(model=model, message_hub=hub)
+    runner = SimpleNamespace(model=model, message_hub=hub, cfg={})
     hook.before_train(runner)
     start = time.process_time()
     for number in range(repeats):
