@@ -248,6 +248,17 @@ def another_runner(cfg: Config) -> Iterator[str]:
         )
 
 
+def another_preprocessor(cfg: Config) -> Iterator[str]:
+    """A preprocessor of the algorithm beside the student's own, which is the one that counts."""
+    model = cfg.get('model') or {}
+    own = (model.get('architecture') or {}).get('data_preprocessor') if is_distillation(cfg) else None
+    if own and model.get('data_preprocessor') and model.data_preprocessor != own:
+        yield (
+            "model.data_preprocessor differs from the student's own, which counts; change "
+            'model.architecture.data_preprocessor instead.'
+        )
+
+
 PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     schedules_after_the_end,
     classes_in_another_order,
@@ -257,6 +268,7 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     both_sides_the_same,
     grown_teacher_missing,
     another_runner,
+    another_preprocessor,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     evaluator_of_several_sets,

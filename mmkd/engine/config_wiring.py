@@ -107,6 +107,14 @@ def _input_warnings(student: dict, teacher: dict) -> Iterator[str]:
 
 
 def _class_problems(model: nn.Module, classes: tuple, counts: tuple, report: ConfigReport) -> Iterator[str]:
+    named = model._teacher.source.classes
+    if classes and named and sorted(named) == sorted(classes) and tuple(named) != tuple(classes):
+        heads = recorded_class_outputs(model)
+        text = f"The teacher's configuration numbers the classes otherwise ({', '.join(named)})"
+        if heads:
+            yield f'{text}, and its class outputs are recorded ({", ".join(heads)}).'
+        else:
+            report.warnings.append(f'{text}: no class outputs are distilled.')
     if not classes or counts[1] in (None, len(classes)):
         return
     heads = recorded_class_outputs(model)
@@ -118,7 +126,7 @@ def _class_problems(model: nn.Module, classes: tuple, counts: tuple, report: Con
 
 
 def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> None:
-    """How much of the teacher the checkpoint fills, and whether its data set numbered the classes as this one."""
+    """How much of the teacher the checkpoint fills."""
     state = checkpoint.get('state_dict', checkpoint)
     state = {k.removeprefix('module.'): v for k, v in state.items()}
     network = model.teacher

@@ -5,6 +5,7 @@ All files are made and checked in memory first; nothing is written when one of t
 
 import copy
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,8 @@ def rounding(model: BaseModel, exported: BaseModel) -> float:
     inputs = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         pairs = zip(_outputs(model, inputs), _outputs(exported, inputs), strict=True)
-        return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-6)) for a, b in pairs)
+        found = [(a - b).abs().max() / a.abs().max().clamp_min(1e-6) for a, b in pairs]
+    return float(torch.stack(found).max())  # NaN, where one is
 
 
 def _reload(data: bytes, text: str, model: BaseModel, options: ExportOptions, notes: list[str]) -> BaseModel:
@@ -169,6 +171,8 @@ def _reload(data: bytes, text: str, model: BaseModel, options: ExportOptions, no
     name = f'the exported {options.out.name}'
     exported = build(parse_config(text, name), load_checkpoint_file(io.BytesIO(data)), name)
     difference = rounding(model, exported)
+    if not math.isfinite(difference):
+        raise ExportError(f'The outputs of {type(model).__name__}, or of what was exported, are not finite.')
     if options.half:
         notes.append(
             f'float16 changes the raw outputs by at most {difference:.2g} of their largest value (random pixels)'

@@ -210,7 +210,7 @@ def largest_difference(data: bytes, model: BaseModel, shape: tuple[int, int]) ->
     Raises:
         OnnxError: it is above `TOLERANCE`, or outputs differ in number or shape.
     """
-    worst, wrapped = 0.0, RawOutputs(model).eval()
+    differences, wrapped = [], RawOutputs(model).eval()
     generator = torch.Generator().manual_seed(0)
     for images in (1, 3):
         inputs = torch.randn(images, 3, *shape, generator=generator)
@@ -220,7 +220,8 @@ def largest_difference(data: bytes, model: BaseModel, shape: tuple[int, int]) ->
         if [value.shape for value in found] != [value.shape for value in expected]:
             raise OnnxError(f'ONNX: with {images} images the graph gives other shapes than PyTorch.')
         for one, other in zip(found, expected, strict=True):
-            worst = max(worst, float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-6)))
+            differences.append(np.abs(one - other).max() / max(np.abs(other).max(), 1e-6))
+    worst = float(np.max(differences))  # NaN, where one is; `max` would lose it
     if not worst <= TOLERANCE:
         raise OnnxError(f'ONNX: the graph differs from PyTorch by {worst:.2g} of an output, more than {TOLERANCE:g}.')
     return worst

@@ -24,7 +24,7 @@ def student_config(cfg: Config) -> Config:
     if is_distillation(cfg):
         algorithm = plain['model']
         plain['model'] = algorithm['architecture']
-        if algorithm.get('data_preprocessor'):
+        if algorithm.get('data_preprocessor') and not plain['model'].get('data_preprocessor'):
             plain['model']['data_preprocessor'] = algorithm['data_preprocessor']
     plain.pop('distiller', None)
     if 'custom_hooks' in plain:

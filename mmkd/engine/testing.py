@@ -3,6 +3,7 @@
 import copy
 import sys
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
@@ -149,7 +150,7 @@ def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[
     if first and options.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=options.out))
     found = runner.test()
-    return runner, {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+    return runner, {key: float(value) for key, value in found.items() if isinstance(value, Real)}
 
 
 def candidates(cfg: Config, options: TestOptions, distillation: Config | None) -> list[Candidate]:

@@ -7,11 +7,13 @@ same student and see the same batches; both are recorded and checked, not assume
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
 
+from mmkd.datasets.kitti import KITTI_FOLDERS
 from mmkd.engine.method_choice import method_file
 from mmkd.testing.arms import Arm, parse_arm
 from mmkd.testing.detection_data import DetectionData
@@ -68,8 +70,9 @@ class Experiment:
         """What must not change between two calls with the same folder; methods and seeds may be added."""
         annotation = hashlib.sha256()
         for split in (self.data.train, self.data.val):
-            with contextlib.suppress(OSError):
-                annotation.update(Path(split['ann_file']).read_bytes())
+            for file in _annotations(split):
+                with contextlib.suppress(OSError):
+                    annotation.update(file.read_bytes())
         content = dict(
             data=self.data.name,
             annotations=annotation.hexdigest(),
@@ -79,6 +82,15 @@ class Experiment:
             teacher_schedule=asdict(self.teacher_schedule or self.schedule),
         )
         return json.loads(json.dumps(content))
+
+
+def _annotations(split: Mapping) -> list[Path]:
+    """The files that say what is in a split: one, and with KITTI those of its frames."""
+    file = Path(split['ann_file'])
+    if file.suffix != '.txt' or not file.is_file():
+        return [file]
+    folder = Path(split.get('data_root') or '.') / KITTI_FOLDERS['label']
+    return [file, *(folder / f'{frame}.txt' for frame in file.read_text(encoding='utf-8').split())]
 
 
 def differences(identity: dict, found: dict) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
 
@@ -146,3 +147,17 @@ def test_gflops_grow_with_the_area_and_a_time_needs_an_image(toy: ToyRun) -> Non
     assert large == pytest.approx(2 * small, rel=0.02)
     with pytest.raises(ValueError, match='At least one image'):
         milliseconds(model, [])
+
+
+def test_a_teacher_that_numbers_the_classes_otherwise_is_not_scored(toy: ToyRun, tmp_path: Path) -> None:
+    """Its AP would be near 0, and nothing would say why."""
+    student, read = prepared(toy, tmp_path)
+    candidate, reason = teacher_candidate(read, student)
+    assert candidate is not None and reason == ''
+    teacher = Config.fromfile(str(toy.teacher))
+    classes = tuple(reversed(student.test_dataloader.dataset.metainfo.classes))
+    teacher.train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
+    teacher.dump(tmp_path / 'other_order.py')
+    read.model.teacher = str(tmp_path / 'other_order.py')
+    candidate, reason = teacher_candidate(read, student)
+    assert candidate is None and reason == f'the teacher numbers the classes otherwise: {", ".join(classes)}'

@@ -38,6 +38,14 @@ def other_teacher(**options: Any) -> Any:
     return change
 
 
+def teacher_with_other_order(cfg: Config, toy: ToyRun, folder: Path) -> None:
+    teacher = Config.fromfile(str(toy.teacher))
+    classes = tuple(reversed(cfg.train_dataloader.dataset.metainfo.classes))
+    teacher.train_dataloader = dict(dataset=dict(metainfo=dict(classes=classes)))
+    teacher.dump(folder / 'other_order.py')
+    cfg.model.teacher = str(folder / 'other_order.py')
+
+
 def both(*changes: Any) -> Any:
     def change(cfg: Config, toy: ToyRun, folder: Path) -> None:
         for one in changes:
@@ -134,6 +142,19 @@ PROBLEMS: dict[str, Case] = {
         put('model_wrapper_cfg', dict(type='MMFullyShardedDataParallel')),
         ("model_wrapper_cfg.type='MMFullyShardedDataParallel' is no Dist",),
     ),
+    "a preprocessor beside the student's own": Case(
+        put('model.data_preprocessor', dict(type='DetDataPreprocessor', mean=[0] * 3, std=[1] * 3)),
+        ("model.data_preprocessor differs from the student's own",),
+    ),
+    'classes that a recorded teacher numbers otherwise': Case(
+        both(
+            teacher_with_other_order,
+            recorded('bbox_head.retina_cls'),
+            put('model.distiller.connectors', dict(adapt=dict(type='mmkd.ConvConnector'))),
+            put(f'{MAPPING}.preds_S.connector', 'adapt'),
+        ),
+        ("teacher's configuration numbers the classes otherwise", 'bbox_head.retina_cls'),
+    ),
     'learning rate of 0': Case(put('optim_wrapper.optimizer.lr', 0.0), ('optimizer.lr is 0.0',)),
     'learning rate infinite': Case(put('optim_wrapper.optimizer.lr', float('inf')), ('optimizer.lr is inf',)),
     'both sides the student': Case(put(f'{MAPPING}.preds_T', neck_source(True)), ('both come from the student',)),
@@ -213,6 +234,7 @@ WARNINGS: dict[str, Case] = {
     'other normalisation': Case(other_teacher(data_preprocessor__mean=[0.0, 0.0, 0.0]), ('differ in mean',)),
     'other channel order': Case(other_teacher(data_preprocessor__bgr_to_rgb=False), ('differ in order',)),
     'other padding': Case(other_teacher(data_preprocessor__pad_size_divisor=128), ('padded to 128 px', 'pads to 32')),
+    'teacher that numbers the classes otherwise': Case(teacher_with_other_order, ('numbers the classes otherwise',)),
     'teacher of other classes': Case(other_teacher(bbox_head__num_classes=7), ('teacher predicts 7 classes',)),
     'teacher partly filled': Case(partly_loaded(('backbone', 'neck')), ('of the teacher (teacher_strict=False)',)),
     'start from another student': Case(starts_from(''), ('load_from', 'tensors of the student')),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import mmcv
@@ -13,6 +14,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmkd.engine.export import rounding
 from mmkd.engine.export_onnx import (
     OnnxError,
     RawOutputs,
@@ -142,6 +144,16 @@ def test_a_graph_of_other_weights_is_noticed() -> None:
         model.bbox_head.retina_reg.weight[0, 0] += 0.5
     with pytest.raises(OnnxError, match='differs from PyTorch'):
         largest_difference(data, model, SHAPE)
+
+
+def test_outputs_that_are_not_finite_are_no_agreement() -> None:
+    model = detector('retinanet')
+    data = onnx_bytes(model, SHAPE, ())
+    with torch.no_grad():
+        model.bbox_head.retina_reg.bias[0] = float('nan')  # of the later outputs
+    with pytest.raises(OnnxError, match='by nan of an output'):
+        largest_difference(data, model, SHAPE)
+    assert math.isnan(rounding(model, model))
 
 
 def test_a_graph_for_a_fixed_number_of_images_is_noticed() -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import init_default_scope
 
 from mmkd.testing.detection_data import detection_data
+from mmkd.testing.experiment import _annotations
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.toy_data import TOY_CLASSES, make_toy_data
 from mmkd.testing.toy_kitti import make_toy_kitti
@@ -132,3 +134,13 @@ def test_frames_without_an_object_that_counts_are_not_counted_as_trained_on(tmp_
     init_default_scope('mmdet')
     assert data.counts == (2, 1)
     assert len(DATASETS.build(dict(data.train, pipeline=[], cache_dir=str(tmp_path)))) == 2
+
+
+def test_an_experiment_knows_its_annotations_with_kitti_the_labels_of_its_frames(tmp_path):
+    """A split file names frames only: other labels would be another experiment of the same name."""
+    data = detection_data(make_toy_kitti(tmp_path / 'kitti'), 'kitti')
+    split, *labels = _annotations(data.train)
+    assert split == Path(data.train['ann_file'])
+    assert [label.stem for label in labels] == split.read_text().split() and all(label.is_file() for label in labels)
+    coco = detection_data(make_toy_data(tmp_path / 'coco', train=2, val=2))
+    assert _annotations(coco.train) == [Path(coco.train['ann_file'])]

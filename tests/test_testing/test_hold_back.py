@@ -32,11 +32,12 @@ def test_the_same_images_are_held_back_each_time(tmp_path):
     assert files(one.val['ann_file']) == files(two.val['ann_file'])
 
 
-def test_kitti_holds_back_its_last_frames(tmp_path):
+def test_kitti_holds_back_its_last_frames(tmp_path, capsys):
     data = detection_data(make_toy_kitti(tmp_path / 'kitti'), 'kitti')
     frames = Path(data.train['ann_file']).read_text().split()
     part = hold_back(data, 0.5, tmp_path / 'parts')
     assert Path(part.val['ann_file']).read_text().split() == frames[part.counts[0] :]
+    assert 'share drives with the training frames' in capsys.readouterr().out
 
 
 def test_refuses_an_empty_part(tmp_path):

@@ -111,8 +111,11 @@ class DistillCheckpointHook(Hook):
         self._stepped = False
         hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and not hook.by_epoch]
         last = runner.iter + 1 == runner.max_iters
-        if any(last or (hook.interval > 0 and self.every_n_train_iters(runner, hook.interval)) for hook in hooks):
+        if last or any(self._is_due(runner, hook) for hook in hooks):
             self._rng = all_gather_object(self._loading.collect(runner.iter + 1))
+
+    def _is_due(self, runner: Runner, hook: CheckpointHook) -> bool:
+        return hook.interval > 0 and self.every_n_train_iters(runner, hook.interval, hook.save_begin)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add what resuming needs, and the student's own configuration."""

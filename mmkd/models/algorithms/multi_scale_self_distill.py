@@ -30,7 +30,7 @@ class MultiScaleSelfDistill(PlainStudentAlgorithm):
     Args:
         architecture: configuration of the student or the built student.
         distiller: configuration of a `DetectionDistiller` whose records are all the student's.
-        data_preprocessor: replaces the student's own.
+        data_preprocessor: that of a student whose configuration has none.
 
     Raises:
         MissingOperatorError: a layer needs a GPU, and there is none.

@@ -52,7 +52,8 @@ class PlainStudentAlgorithm(BaseAlgorithm):
 
     Args:
         architecture: configuration of the student or the built student.
-        data_preprocessor: replaces the student's own.
+        data_preprocessor: that of a student whose configuration has none. MMEngine gives the algorithm the run's
+            top-level one in any case; a student that has its own keeps it, as in plain training.
 
     Raises:
         TypeError: `architecture` is neither a configuration nor a model.
@@ -60,6 +61,8 @@ class PlainStudentAlgorithm(BaseAlgorithm):
 
     def __init__(self, architecture: dict | BaseModel, data_preprocessor: dict | nn.Module | None = None) -> None:
         student = build_student(architecture)
+        if isinstance(architecture, dict) and architecture.get('data_preprocessor'):
+            data_preprocessor = None
         super().__init__(student, data_preprocessor, module_inplace=True)
         if data_preprocessor is not None:
             student.data_preprocessor = self.data_preprocessor

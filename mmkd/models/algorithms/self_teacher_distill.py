@@ -43,7 +43,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         changes: changes to the self-teacher's configuration: `{'head.in_channels': 1024}`, or nested dicts. In this
             project's trials a head wider than a small student's made the better teacher, `docs/frskd.md`.
         self_teacher_weight: w, >= 0; with 0 the self-teacher is not trained.
-        data_preprocessor: replaces the student's own.
+        data_preprocessor: that of a student whose configuration has none.
 
     Raises:
         MissingOperatorError: a layer needs a GPU, and there is none.

@@ -40,7 +40,7 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
         teacher_strict: refuse a checkpoint that does not fit the teacher.
         inherit: children of the student that start from the teacher's weights where shapes allow, such as
             `('neck', 'bbox_head')` (the "inherit" switch of FGD and ICD).
-        data_preprocessor: replaces the student's own.
+        data_preprocessor: that of a student whose configuration has none.
 
     Raises:
         FileNotFoundError: a configuration does not exist.
