@@ -141,7 +141,7 @@ def teacher_candidate(cfg: Config, student: Config) -> tuple[Candidate | None, s
     predicted = _head_classes(source.model)
     if classes and predicted not in (None, len(classes)):
         return None, f'the teacher predicts {predicted} classes, the test set has {len(classes)}'
-    if source.classes and classes and sorted(source.classes) == sorted(classes) and source.classes != tuple(classes):
+    if source.numbers_otherwise(classes):
         return None, f'the teacher numbers the classes otherwise: {", ".join(source.classes)}'
     own = copy.deepcopy(student)
     own.model, own.load_from = ConfigDict(source.model), weights

@@ -107,22 +107,18 @@ def _input_warnings(student: dict, teacher: dict) -> Iterator[str]:
 
 
 def _class_problems(model: nn.Module, classes: tuple, counts: tuple, report: ConfigReport) -> Iterator[str]:
-    named = model._teacher.source.classes
-    if classes and named and sorted(named) == sorted(classes) and tuple(named) != tuple(classes):
-        heads = recorded_class_outputs(model)
-        text = f"The teacher's configuration numbers the classes otherwise ({', '.join(named)})"
-        if heads:
-            yield f'{text}, and its class outputs are recorded ({", ".join(heads)}).'
-        else:
-            report.warnings.append(f'{text}: no class outputs are distilled.')
-    if not classes or counts[1] in (None, len(classes)):
+    if not classes:
         return
+    source, texts = model._teacher.source, []
+    if source.numbers_otherwise(classes):
+        texts.append(f"The teacher's configuration numbers the classes otherwise ({', '.join(source.classes)})")
+    if counts[1] not in (None, len(classes)):
+        texts.append(f'The teacher predicts {counts[1]} classes, the data set has {len(classes)}')
     heads = recorded_class_outputs(model)
-    text = f'The teacher predicts {counts[1]} classes, the data set has {len(classes)}'
     if heads:
-        yield f'{text}, and its class outputs are recorded ({", ".join(heads)}).'
+        yield from (f'{text}, and its class outputs are recorded ({", ".join(heads)}).' for text in texts)
     else:
-        report.warnings.append(f'{text}: no class outputs are distilled.')
+        report.warnings += [f'{text}: no class outputs are distilled.' for text in texts]
 
 
 def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> None:

@@ -1,6 +1,6 @@
 """Where a teacher comes from: its configuration by name, path or dictionary, and its published weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,11 @@ class ModelSource:
     name: str
     weights: str | None = None
     classes: tuple[str, ...] | None = None
+
+    def numbers_otherwise(self, classes: Sequence[str] | None) -> bool:
+        """Whether these are the network's classes, in another order; False where either are not known."""
+        known = bool(self.classes and classes)
+        return known and sorted(self.classes) == sorted(classes) and tuple(self.classes) != tuple(classes)
 
 
 def config_folder(package: str) -> Path:
