@@ -38,8 +38,10 @@ def write_whole(data: bytes, path: str | Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too
         part.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         whole = ', '.join(p.name for p in sorted(path.parent.glob('*.pth'))) or 'none'
         raise CheckpointWriteError(
             f'{path} could not be written: {error.strerror or error}. Earlier checkpoints are intact: {whole}.'

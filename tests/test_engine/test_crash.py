@@ -69,6 +69,18 @@ def test_mmengine_writes_its_checkpoints_this_way(tmp_path: Path, monkeypatch: p
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [('a.pth', b'old')]
 
 
+def test_ctrl_c_half_way_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'a.pth').write_bytes(b'old')
+
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole_files.os, 'fsync', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(b'new', tmp_path / 'a.pth')
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [('a.pth', b'old')]
+
+
 def test_a_kill_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / 'a.pth').write_bytes(b'old')
     pid = os.fork()
