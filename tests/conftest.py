@@ -1,11 +1,14 @@
 """Fixtures that all tests share."""
 
 import gc
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import mmengine.config.config
+import numpy as np
 import pytest
 import torch
 import yapf.yapflib.yapf_api
@@ -14,6 +17,9 @@ import mmkd.compat  # noqa: F401  (makes mmrazor importable, before any test mod
 from mmkd.testing.data import shared_data
 
 torch.set_num_threads(1)  # several workers share the cores; more threads only wait for each other
+# no time limit (the machine is shared), and the same examples every time: a failure can be seen again
+hypothesis.settings.register_profile('tests', deadline=None, derandomize=True)
+hypothesis.settings.load_profile('tests')
 gc.freeze()  # every data set that MMEngine builds collects garbage: not among what the imports made
 
 # The files that take longest. Two processes share the files of a whole run; a long one at the end leaves one idle.
@@ -61,10 +67,22 @@ def mmdet_scope() -> Iterator[None]:
     MessageHub._instance_dict.clear()
 
 
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test starts from the same random state."""
-    torch.manual_seed(0)
+    _seed()
+
+
+@pytest.fixture(autouse=True, scope='module')
+def seeded_module() -> None:
+    """So do fixtures that a whole module shares, whatever the worker ran before."""
+    _seed()
 
 
 @pytest.fixture

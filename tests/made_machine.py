@@ -69,6 +69,7 @@ class Machine:
         keep = ('PATH', 'LANG')
         self.env = {name: os.environ[name] for name in keep if name in os.environ}
         self.env.update(FAKE_LOG=str(self.log), FAKE_SOURCE=str(python), HOME=str(folder), CXX='true')
+        self.env['MMKD_NEED_MB'] = '1'  # nothing is installed on the real disk
         self.env['PATH'] = f'{self.programs}:{self.env["PATH"]}'
 
     def run(self, script: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:

@@ -180,6 +180,12 @@ class TestSetUp:
         assert said in done.stdout
         assert not [call for call in machine.calls() if 'pip' in call]
 
+    def test_a_relative_folder_of_the_environment_is_that_of_the_caller(self, machine: Machine) -> None:
+        done = machine.run('tools/setup_env.sh', MMKD_VENV='own/venv')
+        assert done.returncode == 0, done.stdout
+        assert (machine.elsewhere / 'own/venv/bin/python').exists()
+        assert f'environment {machine.elsewhere}/own/venv' in done.stdout
+
     def test_says_when_no_fitting_python_is_there(self, machine: Machine) -> None:
         for name in ('python3.10', 'python3.11', 'python3.12', 'python'):
             shutil.copy(machine.programs / 'python3', machine.programs / name)

@@ -41,7 +41,15 @@ check_count() { [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number abov
 
 has_gpu() { [[ ${CUDA_VISIBLE_DEVICES-unset} != '' ]] && command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
-free_port() { "$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# Below the ports that the system gives to anybody, so that nothing takes it before torchrun listens.
+free_port() {
+    "$PYTHON" -c 'import random, socket
+for port in random.sample(range(20000, 30000), 50):
+    with socket.socket() as tried:
+        if tried.connect_ex(("127.0.0.1", port)):
+            print(port)
+            break'
+}
 
 # run_distributed PROCESSES SCRIPT ARGUMENTS...: through torchrun, on NNODES machines.
 run_distributed() {
@@ -73,6 +81,8 @@ run_slurm() {
     ((gpus % per_node == 0)) || die "GPUS ($gpus) must be a multiple of GPUS_PER_NODE ($per_node)"
     command -v srun >/dev/null || die "srun is not on this machine: run this on a login node of a Slurm cluster"
     read -ra srun_args <<<"${SRUN_ARGS:-}"
+    # MMEngine's default is 29500 for every job: two whose first machine is the same would meet there
+    export MASTER_PORT=${PORT:-${MASTER_PORT:-$((20000 + RANDOM % 9000))}}
     exec srun -p "$partition" --job-name="$job_name" --gres=gpu:"$per_node" --ntasks="$gpus" \
         --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 \
         "${srun_args[@]}" "$PYTHON" -u "$@" --launcher slurm

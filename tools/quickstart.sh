@@ -7,9 +7,14 @@
 #   tools/quickstart.sh --help               all options
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=tools/_venv.sh
+source "$ROOT/tools/_venv.sh"
+if [[ " $* " =~ ' --help '|' -h ' && ! -x $VENV/bin/python ]]; then
+    sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    echo 'All options are shown once tools/setup_env.sh has set the environment up.'
+    exit 0
+fi
 "$ROOT/tools/setup_env.sh"
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1
-# shellcheck source=tools/_venv.sh
-source "$ROOT/tools/_venv.sh"
 exec "$VENV/bin/python" -m mmkd.testing.quickstart "$@"

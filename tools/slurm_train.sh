@@ -4,6 +4,7 @@
 #   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=5] [SRUN_ARGS='--qos=low'] \
 #       tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]
 #
+# PORT on the first machine is drawn by chance unless it is given.
 # GPUS is the number of processes on all machines together; the environment must lie on a disk that all of them see.
 set -euo pipefail
 # shellcheck source=tools/_launch.sh

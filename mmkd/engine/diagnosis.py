@@ -60,6 +60,11 @@ class Reading:
     gradient: float = math.nan
     losses: dict[str, LossReading] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, content: dict) -> 'Reading':
+        """A reading from what `dataclasses.asdict` made of it."""
+        return cls(**{**content, 'losses': {name: LossReading(**one) for name, one in content['losses'].items()}})
+
     def share(self, loss: str) -> float:
         """Gradient norm of a loss over that of the task; NaN where either cannot be had."""
         return self.losses[loss].gradient / self.gradient if self.gradient else math.nan

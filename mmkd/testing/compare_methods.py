@@ -19,16 +19,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmkd.testing.checks import check_experiment
 from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
 from mmkd.testing.detection_data import detection_data
-from mmkd.testing.experiment import Experiment, refuse_other_work_dir
+from mmkd.testing.experiment import Experiment
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.methods import PLAIN, PLAIN_TIME, is_plain
 from mmkd.testing.options import add_options, check_options
 from mmkd.testing.quickstart import run_command
 from mmkd.testing.runs import ExperimentError, write_text
-from mmkd.testing.store import read_store
 from mmkd.testing.tables import print_table
 from mmkd.testing.toy_detectors import PAIRS
 
@@ -160,10 +160,9 @@ def compare_methods(options: argparse.Namespace, console: Console) -> list[dict]
     """
     asked = comparisons(options)
     for one in asked:  # every mistake before any training
-        if not options.report_only:
-            refuse_other_work_dir(one.experiment, one.place.work_dir)
-        if one.place.store:
-            read_store(one.place.store, one.experiment)
+        place = one.place
+        train = not options.report_only
+        check_experiment(one.experiment, place.work_dir, place.store, place.final, train=train)
     results, failures, page = [], [], options.work_dir.resolve() / 'report.html'
     for one in asked:
         if one.title:
@@ -173,6 +172,11 @@ def compare_methods(options: argparse.Namespace, console: Console) -> list[dict]
         except ExperimentError as error:
             failures.append(f'{one.title}: {error}' if one.title else str(error))
             found = error.results
+        except (OSError, ValueError) as error:
+            if not one.title:
+                raise
+            failures.append(f'{one.title}: {error}')  # the other families can still be done
+            found = None
         if found:
             results.append(found)
             write_text(page, html_page(results))

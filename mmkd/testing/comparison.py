@@ -1,33 +1,29 @@
 """What the quick start and `tools/compare_methods.py` do: data, checks, training, measuring, results."""
 
 import argparse
-import contextlib
-import io
 import json
 import shlex
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmengine.config import ConfigDict
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
+from mmkd.testing.checks import quiet, unmet_wishes
 from mmkd.testing.detection_data import DetectionData, detection_data
-from mmkd.testing.experiment import Experiment, refuse_other_work_dir
+from mmkd.testing.experiment import Experiment
 from mmkd.testing.final_score import FinalSplit, final_scores
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.measure import load_student, model_cost, validation_samples
-from mmkd.testing.methods import check_method, distilled_model, is_plain
+from mmkd.testing.methods import check_method, is_plain
 from mmkd.testing.options import DATA_SCALE
 from mmkd.testing.pictures import draw_pictures
 from mmkd.testing.progress import ProgressBoard
 from mmkd.testing.recipe import Schedule, detector_from_config
 from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, Run, write_json
-from mmkd.testing.store import read_store, run_key, write_store
+from mmkd.testing.store import commands, read_store, run_key, write_store
 from mmkd.testing.time_budget import is_stretched, reference_arms
 from mmkd.testing.toy_data import MIXTURES, make_toy_data
 from mmkd.testing.toy_detectors import SIZES
@@ -127,36 +123,8 @@ def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experi
     return experiment
 
 
-def check_arms(experiment: Experiment, arms: Sequence[str]) -> None:
-    """Build the models of arms once, without weights: what does not fit shows before hours of training.
-
-    Args:
-        experiment: What is compared.
-        arms: Names of those to build.
-
-    Raises:
-        ExperimentError: Names the arm and what is wrong with it.
-    """
-    teacher = dict(teacher=experiment.teacher, teacher_ckpt='not trained yet')
-    init_default_scope('mmdet')
-    for name in ('teacher', 'student', *arms):
-        try:
-            if name in ('teacher', 'student'):
-                model = getattr(experiment, name)
-            elif is_plain(experiment.method(name)):
-                continue
-            else:
-                model = experiment.arms()[name].apply(
-                    distilled_model(experiment.student, experiment.method(name), teacher)
-                )
-            with _quiet():
-                MODELS.build(ConfigDict(json.loads(json.dumps(model))))
-        except Exception as error:  # a config can be wrong in every way that code can
-            raise ExperimentError(f'{name} cannot be built: {type(error).__name__}: {error}') from error
-
-
 def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int = 1, train: bool = True) -> dict:
-    """Train what is missing, measure, and write everything down.
+    """Train what is missing, measure, and write everything down. Behind `mmkd.testing.checks.check_experiment`.
 
     Args:
         experiment: What is compared.
@@ -172,15 +140,14 @@ def compare(experiment: Experiment, place: Place, console: Console, *, jobs: int
         ExperimentError: Where nothing can be done.
         FailedRunsError: Where some runs failed; the results of the others are written before.
     """
-    if train:
-        refuse_other_work_dir(experiment, place.work_dir)
     store = read_store(place.store, experiment) if place.store else None
-    if store and not train:  # the results are not of this command
-        place = replace(place, command=store['setting'].get('command') or place.command)
+    if not train:  # the results are not of this command
+        place = replace(place, command='')
     runs, failure = known_runs(experiment, place.work_dir, store), None
     missing = [run for run in runs if run.result is None]
+    for text in unmet_wishes(experiment, runs):
+        console.print(text, highlight=False)
     if train and missing:
-        check_arms(experiment, list(dict.fromkeys(run.arm for run in missing if run.arm in experiment.arms())))
         done = f', {len(runs) - len(missing)} are finished' if len(missing) < len(runs) else ''
         text = f'training {len(missing)} runs{done}, {jobs} at a time; logs in {place.work_dir}'
         console.print(text, highlight=False)
@@ -250,19 +217,25 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
         scored = place.final is None or results['setting'].get('final') == place.final.described()
         if same and scored and 'identity' in results and (store is None or store['runs'] == results['runs']):
             console.print('measurements and pictures are up to date')
+            if place.store and store is None:
+                write_store(place.store, results)
             return results
     console.print('measuring parameters, GFLOPs and time an image')
-    with _quiet():  # loaders print what they load
+    with quiet():  # loaders print what they load
         final = FinalScores(final_scores(runs, place.final), place.final.described()) if place.final else None
-        costs = _costs(runs)
+        costs = _costs(experiment, runs)
         store = read_store(place.store, experiment) if place.store else None  # others may have added to it
         results = collect_results(experiment, runs, costs, command=place.command, store=store, final=final)
     results['missing'] = missing
+    if store is None and file.exists():
+        typed = [*commands(json.loads(file.read_text())), *commands(results)]
+        results['setting']['commands'] = list(dict.fromkeys(typed))
     if place.store:
         write_store(place.store, results)
     console.print('pictures')
-    with _quiet():
-        results['pictures'] = [path.name for path in draw_pictures(results, runs, place.work_dir / 'pictures')]
+    with quiet():
+        drawn = draw_pictures(results, runs, place.work_dir / 'pictures', dataset=experiment.data.val)
+    results['pictures'] = [path.name for path in drawn]
     results['stamp'] = stamp
     place.work_dir.mkdir(parents=True, exist_ok=True)
     write_json(file, results)
@@ -270,14 +243,20 @@ def finish(experiment: Experiment, runs: Sequence[Run], place: Place, console: C
 
 
 def command_line(program: str) -> str:
-    """The command that this process was started with."""
-    return f'{program} {shlex.join(sys.argv[1:])}'.strip()
+    """The command that this process was started with; its folder, which belongs to this machine, as `WORK_DIR`."""
+    words = sys.argv[1:]
+    for place, word in enumerate(words):
+        if word.startswith('--work-dir='):
+            words[place] = '--work-dir=WORK_DIR'
+        elif word == '--work-dir' and place + 1 < len(words):
+            words[place + 1] = 'WORK_DIR'
+    return f'{program} {shlex.join(words)}'.strip()
 
 
-def _costs(runs: Sequence[Run]) -> dict[str, dict]:
+def _costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, dict]:
     costs: dict[str, dict] = {}
     here = [run for run in runs if run.checkpoint]
-    samples = validation_samples(here[0].folder / 'config.py', 12) if here else []
+    samples = validation_samples(here[0].folder / 'config.py', 12, experiment.data.val) if here else []
     for run in here:
         if run.arm not in costs:
             model = load_student(run.folder / 'config.py', run.checkpoint)
@@ -291,10 +270,3 @@ def _model(choice: str, classes: int) -> dict:
     if Path(choice).suffix != '.py':
         raise ValueError(f'a detector is a config (.py) or one of {", ".join(SIZES)}, got {choice!r}')
     return detector_from_config(choice, classes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # other people's, such as YOLOX's of torch.meshgrid
-        yield

@@ -100,7 +100,7 @@ def _share(done: dict, other: dict | None) -> str:
 
 
 def hook_line(files: Sequence[dict]) -> str:
-    """What the logging hook costs, in the worst of the settings."""
+    """What the logging hook costs at most: the longest of all settings, and the largest share."""
     found = [s for figures in files for s in figures['settings'] if 'hook_seconds' in s]
     if not found:
         return ''
@@ -108,8 +108,8 @@ def hook_line(files: Sequence[dict]) -> str:
         (s['hook_seconds'] / min(arm['seconds']['median'] for arm in s['arms'].values()), s['hook_seconds'])
         for s in found
     ]
-    share, seconds = max(shares)
-    return f'`CostHook` takes at most {1e6 * seconds:.0f} us a step, {share:.3%} of the fastest arm measured.'
+    share, seconds = (max(values) for values in zip(*shares, strict=True))
+    return f'`CostHook` takes at most {1e6 * seconds:.0f} us a step, and at most {share:.3%} of the fastest arm.'
 
 
 def gpu_table(files: Sequence[dict]) -> str:

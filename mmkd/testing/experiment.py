@@ -66,6 +66,11 @@ class Experiment:
             return TEACHER
         return method_file(self.arms()[arm].method, self.student, self.teacher)
 
+    def is_diagnosed(self, run: Run) -> bool:
+        """Whether a run measures what its distillation does: the first of every distilled arm, where asked for."""
+        first = self.diagnose and run.arm != TEACHER and run.seed == self.seeds[0]
+        return first and not is_plain(self.method(run.arm))
+
     def identity(self) -> dict:
         """What must not change between two calls with the same folder; methods and seeds may be added."""
         annotation = hashlib.sha256()
@@ -182,7 +187,7 @@ def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | Non
     cfg = training_config(model, experiment.data, schedule, run.seed)
     if needs_teacher(method):  # the teacher has been scored on the whole split, and its score is in the table
         cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)
-    if experiment.diagnose and run.seed == experiment.seeds[0] and run.arm != TEACHER and not is_plain(method):
+    if experiment.is_diagnosed(run):
         steps = schedule.epochs * -(-experiment.data.counts[0] // schedule.batch)
         cfg.custom_hooks = [dict(type='mmkd.DiagnosisHook', interval=max(1, steps // READINGS), images=0)]
     return cfg
@@ -200,14 +205,25 @@ def arm_record(
         budget: Of an arm whose schedule is stretched: `epochs` and how they were found.
 
     Returns:
-        `name`, `method` and `options` as written, `file`: the method file; the rest where there is one.
+        `name`, `method` and `options` as written, `file`: the method file, `settings_sha256`: digest of what that file
+        and the options say; the rest where there is one.
     """
     arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
     method = experiment.method(run.arm)
     record = {**asdict(arm), 'file': method, **(budget or {})}
+    if method != TEACHER and not is_plain(method):
+        record['settings_sha256'] = _settings_digest(experiment, run.arm)
     if needs_teacher(method) and teacher_sha256:
         record['teacher_sha256'] = teacher_sha256
     return json.loads(json.dumps(record))
+
+
+def _settings_digest(experiment: Experiment, arm: str) -> str:
+    """Digest of a distilled arm's model config, but for where its teacher lies: a method file may change."""
+    method = experiment.method(arm)
+    nowhere = dict(teacher='', teacher_ckpt='')
+    model = experiment.arms()[arm].apply(distilled_model(experiment.student, method, nowhere))
+    return hashlib.sha256(json.dumps(model, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def refuse_other_arm(experiment: Experiment, run: Run, found: dict, where: str) -> None:
@@ -233,4 +249,10 @@ def refuse_other_arm(experiment: Experiment, run: Run, found: dict, where: str) 
             f'{where} holds {run.arm!r} with the method file {file} and the options {found.get("options", [])}; now it '
             f'means {now} with {options}. Give the new arm another name (NAME=METHOD,KEY=VALUE,...), or name that very '
             f'file ({run.arm}={file}.py).'
+        )
+    settings = found.get('settings_sha256')  # not in rows of earlier releases
+    if settings is not None and settings != _settings_digest(experiment, run.arm):
+        raise ExperimentError(
+            f'{where} holds {run.arm!r}, and the settings of the method file {file} have changed since: its runs '
+            'cannot be averaged with new ones. Give the new arm another name (NAME=METHOD).'
         )

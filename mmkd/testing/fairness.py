@@ -22,19 +22,29 @@ def unfair_rows(rows: Sequence[dict]) -> list[str]:
         rows: One dict a run: `arm`, `seed`, `initial_sha256`, `batches_sha256`; `file`: what it was trained with.
 
     Returns:
-        One complaint a run and reason. `plain-time` sees more batches on purpose: only its start is compared.
+        One complaint a run and reason. `plain-time` sees more batches on purpose: only its start is compared. Without
+        plain the first arm of the seed takes its place.
     """
-    plain = {row['seed']: row for row in rows if row['arm'] == PLAIN}
     complaints = []
-    for row in rows:
-        partner = plain.get(row['seed'])
-        if row['arm'] in (PLAIN, TEACHER) or not partner:
-            continue
+    for row, partner in _pairs(rows):
         for key, what in (('initial_sha256', 'initial student'), ('batches_sha256', 'batches')):
             stretched = row.get('file') == PLAIN_TIME and key == 'batches_sha256'
-            if row[key] != partner[key] and not stretched:
-                complaints.append(f'{row["arm"]}, seed {row["seed"]}: other {what} than plain')
+            if row.get(key) != partner.get(key) and not stretched:
+                complaints.append(f'{row["arm"]}, seed {row["seed"]}: other {what} than {partner["arm"]}')
     return complaints
+
+
+def are_paired(rows: Sequence[dict]) -> bool:
+    """Whether there is a pair of runs at all that `unfair_rows` looks at."""
+    return bool(_pairs(rows))
+
+
+def _pairs(rows: Sequence[dict]) -> list[tuple[dict, dict]]:
+    """Each run beside plain of its seed, or beside the first arm where there is no plain."""
+    students = [row for row in rows if row['arm'] != TEACHER and 'initial_sha256' in row]
+    equal = [row for row in students if row.get('file') != PLAIN_TIME]
+    first = {row['seed']: row for row in reversed(equal)} | {row['seed']: row for row in equal if row['arm'] == PLAIN}
+    return [(row, first[row['seed']]) for row in students if row is not first.get(row['seed']) and row['seed'] in first]
 
 
 def other_teachers(rows: Sequence[dict]) -> list[str]:

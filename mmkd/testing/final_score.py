@@ -56,18 +56,39 @@ def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int]
         raise ExperimentError(
             f'--final-split {final.name} is for the end: {len(unfinished)} runs are not finished ({unfinished[0]} ...)'
         )
-    columns = [final.column(name) for name in final.data.metrics.values()]
+    refuse_lost_weights(runs, final)
+    columns = _columns(final)
     found = {(run.arm, run.seed): _known_scores(run, columns) for run in runs}
-    open_ = [run for run in runs if columns[0] not in found[run.arm, run.seed]]
-    lost = [f'{run.arm}, seed {run.seed}' for run in open_ if run.checkpoint is None]
-    if lost:
-        raise ExperimentError(f'--final-split {final.name}: no weights on this machine of {"; ".join(lost)}')
-    for run in open_:
+    for run in _open(runs, final):
         found[run.arm, run.seed] = mine = score(run.folder / 'config.py', run.checkpoint, final)
         result = run.result
         if result is not run.stored:
             write_json(run.folder / 'result.json', {**result, 'metrics': result['metrics'] | mine})
     return found
+
+
+def refuse_lost_weights(runs: Sequence[Run], final: FinalSplit) -> None:
+    """Finished runs must have their weights here, or have been scored on the split.
+
+    Args:
+        runs: Finished runs.
+        final: The split.
+
+    Raises:
+        ExperimentError: Names the runs.
+    """
+    lost = [f'{run.arm}, seed {run.seed}' for run in _open(runs, final) if run.checkpoint is None]
+    if lost:
+        raise ExperimentError(f'--final-split {final.name}: no weights on this machine of {"; ".join(lost)}')
+
+
+def _open(runs: Sequence[Run], final: FinalSplit) -> list[Run]:
+    columns = _columns(final)
+    return [run for run in runs if columns[0] not in _known_scores(run, columns)]
+
+
+def _columns(final: FinalSplit) -> list[str]:
+    return [final.column(name) for name in final.data.metrics.values()]
 
 
 def _known_scores(run: Run, columns: Sequence[str]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from html import escape
 
 from mmkd.testing.diagnosis_table import diagnosis_rows
 from mmkd.testing.methods import PLAIN
+from mmkd.testing.store import commands
 from mmkd.testing.tables import caption, notes, open_points, table_rows
 from mmkd.visualization.svg_plots import SERIES, interval_plot, line_plot
 
@@ -174,8 +175,8 @@ def _setting(results: dict) -> str:
         'date': setting['date'],
     }
     entries = ''.join(f'<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>' for key, value in shown.items())
-    command = f'<dt>command</dt><dd><code>{escape(setting["command"])}</code></dd>' if setting['command'] else ''
-    return f'<dl>{entries}{command}</dl>'
+    typed = ''.join(f'<dt>command</dt><dd><code>{escape(command)}</code></dd>' for command in commands(results))
+    return f'<dl>{entries}{typed}</dl>'
 
 
 _HOW_TO_READ = """<h2>How to read this</h2>

@@ -37,20 +37,22 @@ def load_student(run_config: Path, checkpoint: str | None = None) -> nn.Module:
     return model.eval()
 
 
-def validation_samples(run_config: Path, count: int) -> list[dict]:
+def validation_samples(run_config: Path, count: int, dataset: dict | None = None) -> list[dict]:
     """The first images of the validation set, as the model's `test_step` takes them.
 
     Args:
         run_config: `config.py` of a run.
         count: How many.
+        dataset: Config of the validation set, where it has been moved since the run; the pipeline is the run's.
 
     Returns:
         Dicts of `inputs` (one (3, H, W) uint8 tensor) and `data_samples` with the ground truth.
     """
     cfg = Config.fromfile(run_config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    dataset = DATASETS.build(cfg.val_dataloader.dataset)
-    return [dataset[index] for index in range(min(count, len(dataset)))]
+    trained = cfg.val_dataloader.dataset
+    found = DATASETS.build(dict(dataset, pipeline=trained.pipeline) if dataset else trained)
+    return [found[index] for index in range(min(count, len(found)))]
 
 
 def collate(sample: dict) -> dict:

@@ -95,6 +95,9 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         options.work_dir = Path('work_dirs') / '_'.join([parser.prog, *([name] if name not in (None, 'mixed') else [])])
     if options.data and options.toy:
         parser.error('--toy makes data, --data names yours: give one of them')
+    for name in ('by_size', 'format', 'splits'):
+        if options.data is None and getattr(options, name) != parser.get_default(name):
+            parser.error(f'--{name.replace("_", "-")} is of --data, which is not given; a toy set has its own')
     options.teacher_epochs = options.teacher_epochs or options.epochs
     counts = options.epochs, options.teacher_epochs, options.score_every, options.batch, options.jobs
     if min(*counts, *(options.scale or [32])) < 1:

@@ -27,7 +27,8 @@ def overview_rows(
 
     Returns:
         Headings; the line of plain training's own scores, then a line an arm with its gain. An interval that lies
-        wholly above or below 0 makes a gain bold. Final splits have a column of their own.
+        wholly above or below 0 makes a gain bold; "(of 2)" behind it: fewer seeds than others. Final splits have a
+        column of their own.
 
     Raises:
         ValueError: For an arm that no experiment has; the nearest is suggested.
@@ -60,6 +61,8 @@ def _cell(results: dict, names: Sequence[str], score: str, suffix: str) -> str:
         value = results['arms'].get(name, {}).get(score + suffix)
         if value is not None:
             text = estimate(value, results['setting']['percent'], sign=bool(suffix))
+            if value.get('count') not in (None, 1, len(results['setting']['seeds'])):  # a single one has no interval
+                text += f' (of {value["count"]})'
             decided = suffix and value['low'] is not None and value['low'] * value['high'] > 0
             return f'**{text}**' if decided else text
     return '-'
@@ -90,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         for source in options.source:
             title, _, file = source.rpartition('=')
-            found[title or Path(file).stem] = load_results(Path(file))
+            title = title or Path(file).stem
+            if title in found:
+                raise ValueError(f'two columns would be called {title!r}; write TITLE=FILE')
+            found[title] = load_results(Path(file))
         table = '\n'.join(markdown_table(*overview_rows(found, _rows_of(options.arms))))
     except (OSError, ValueError) as error:
         sys.exit(f'overview: {error}')

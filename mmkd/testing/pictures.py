@@ -17,7 +17,9 @@ from mmkd.visualization.features import feature_figure
 from mmkd.visualization.style import save_figure
 
 
-def draw_pictures(results: dict, runs: Sequence[Run], folder: Path, *, images: int = 4, levels: int = 3) -> list[Path]:
+def draw_pictures(
+    results: dict, runs: Sequence[Run], folder: Path, *, images: int = 4, levels: int = 3, dataset: dict | None = None
+) -> list[Path]:
     """Draw everything.
 
     Args:
@@ -26,6 +28,7 @@ def draw_pictures(results: dict, runs: Sequence[Run], folder: Path, *, images: i
         folder: Where to put the files.
         images: Validation images for the detections.
         levels: Levels of the pyramid, from the finest, for the features.
+        dataset: Config of the validation set; that of the first run when None.
 
     Returns:
         The files.
@@ -36,7 +39,7 @@ def draw_pictures(results: dict, runs: Sequence[Run], folder: Path, *, images: i
     if not shown:
         return files
     networks = {arm: load_student(*_of(first[arm])) for arm in shown}
-    samples = validation_samples(first[shown[0]].folder / 'config.py', images)
+    samples = validation_samples(first[shown[0]].folder / 'config.py', images, dataset)
     setting = results['setting']
     files.append(_draw_detections(setting, networks, samples, folder))
     if PLAIN in first and TEACHER in first:

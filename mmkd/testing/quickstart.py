@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from mmengine.logging import MMLogger
 from rich.console import Console
 
+from mmkd.testing.checks import check_experiment
 from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
 from mmkd.testing.methods import PLAIN
 from mmkd.testing.options import add_options, check_options
@@ -51,6 +52,7 @@ def quickstart(options: argparse.Namespace, console: Console) -> dict:
     console.print(f'data: {options.data or "toy shapes on varied backgrounds"}')
     experiment = build_experiment(options, load_data(options))
     place = Place(options.work_dir.resolve(), command=command_line('python -m mmkd.testing.quickstart'))
+    check_experiment(experiment, place.work_dir, train=True)
     results = compare(experiment, place, console, jobs=options.jobs)
     print_table(results, console)
     console.print(f'Pictures, results.json, configs, checkpoints: {place.work_dir}')

@@ -103,8 +103,7 @@ class RunRecorder(Hook):
             file.write(seen)
         if runner.iter % self.every == 0:
             self.write_progress(runner, runner.iter + 1)
-        if self._parent and os.getppid() != int(self._parent):
-            raise ParentGoneError('the process that started this run has ended; the next call goes on from here')
+        self._end_with_the_parent()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Stop the clock.
@@ -114,6 +113,22 @@ class RunRecorder(Hook):
         """
         self.train_seconds += time.perf_counter() - self._epoch_start[0]
         self.train_cpu_seconds += time.process_time() - self._epoch_start[1]
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Look whether anybody waits for this run.
+
+        Args:
+            runner: Of MMEngine.
+            batch_idx: Image of the split.
+            data_batch: Not used.
+            outputs: Not used.
+
+        Raises:
+            ParentGoneError: Where nobody does.
+        """
+        self._end_with_the_parent()
 
     def before_val(self, runner: Runner) -> None:
         """Remember the random state."""
@@ -174,6 +189,10 @@ class RunRecorder(Hook):
         os.truncate(self._seen, state['batches'])
         self.batches = hashlib.sha256(self._seen.read_bytes())
 
+    def _end_with_the_parent(self) -> None:
+        if self._parent and os.getppid() != int(self._parent):
+            raise ParentGoneError('the process that started this run has ended; the next call goes on from here')
+
     def write_progress(self, runner: Runner, step: int) -> None:
         """Leave the state where the parent process looks for it.
 
@@ -186,7 +205,7 @@ class RunRecorder(Hook):
 
 
 def can_go_on_from(
-    checkpoint: Mapping[str, Any], folder: Path, circumstances: dict[str, Any], score_every: int
+    checkpoint: Mapping[str, Any], folder: Path, circumstances: dict[str, Any], score_every: int, epochs: int
 ) -> bool:
     """Whether a run that goes on from this checkpoint ends as if it had never stopped.
 
@@ -194,7 +213,8 @@ def can_go_on_from(
         checkpoint: Content of the file.
         folder: Of the run.
         circumstances: Of now: code, releases, threads, device.
-        score_every: Epochs between two scorings.
+        score_every: Epochs between two scorings; the last epoch is scored too.
+        epochs: Of the whole run.
 
     Returns:
         False where something else runs now, or the epoch was to be scored and was not.
@@ -206,7 +226,7 @@ def can_go_on_from(
     if not seen.is_file() or seen.stat().st_size < state['batches']:
         return False
     scored = {point['epoch'] for point in _curve(folder)}
-    due = set(range(score_every, epoch + 1, score_every))
+    due = set(range(score_every, epoch + 1, score_every)) | ({epoch} if epoch == epochs else set())
     return due <= scored
 
 

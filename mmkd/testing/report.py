@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd.testing.html_report import html_page
+from mmkd.testing.results import remarks
 from mmkd.testing.runs import write_text
 from mmkd.testing.store import write_store
 from mmkd.testing.tables import markdown, print_table, short_markdown
@@ -26,7 +27,7 @@ def load_results(source: Path) -> dict:
         source: Its work directory, or a JSON file of results.
 
     Returns:
-        The content.
+        The content, with the remarks that today's tools make on its runs.
 
     Raises:
         FileNotFoundError: Where there are none.
@@ -41,7 +42,7 @@ def load_results(source: Path) -> dict:
         raise ValueError(f'{file} is no JSON file: {error}') from None
     if not isinstance(content, dict) or not {'setting', 'arms', 'runs', 'unfair'} <= set(content):
         raise ValueError(f'{file} holds no results of an experiment')
-    return content
+    return content | remarks(content['runs'])
 
 
 def section_name(source: Path, results: dict) -> str:

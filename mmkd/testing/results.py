@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
-from mmkd.testing.methods import PLAIN, TEACHER, needs_teacher
+from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
 from mmkd.testing.runs import Run
 from mmkd.testing.statistics import mean_with_interval, paired_difference
-from mmkd.testing.store import merge_rows, run_key
+from mmkd.testing.store import commands, merge_rows, run_key
 from mmkd.testing.time_budget import budget_note
 from mmkd.testing.training import weights_digest
 from mmkd.testing.worker import hardware_class
@@ -26,7 +26,7 @@ _KEPT = (
 )
 _KEPT += ('initial_sha256', 'batches_sha256', 'weights_sha256', 'teacher_sha256')
 _KEPT += ('diagnosis', 'resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished')
-_OF_THE_ARM = ('method', 'file', 'options', 'epochs', 'clock', 'as', 'ratio')
+_OF_THE_ARM = ('method', 'file', 'options', 'settings_sha256', 'epochs', 'clock', 'as', 'ratio')
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def collect_results(
     if final:
         rows = _with_final_scores(rows, runs, final)
     known = _known_costs(store)
-    setting = _setting(experiment, rows, command)
+    setting = _setting(experiment, rows, [*commands(store or {}), command])
     described = final.described if final else (store or {}).get('setting', {}).get('final')
     if described:
         setting['final'] = described
@@ -77,10 +77,21 @@ def collect_results(
         'identity': experiment.identity(),
         'setting': setting,
         'arms': summarise(_of_one_teacher(rows), setting['metrics'], known | costs),
-        'unfair': unfair_rows(rows) + other_teachers(rows),
-        'notes': _notes(rows),
+        **remarks(rows),
         'runs': rows,
     }
+
+
+def remarks(rows: Sequence[dict]) -> dict[str, list[str]]:
+    """What a reader of the table must know, from its runs alone.
+
+    Args:
+        rows: One dict a run.
+
+    Returns:
+        `unfair`: runs that cannot be compared; `notes`: sentences.
+    """
+    return {'unfair': unfair_rows(rows) + other_teachers(rows), 'notes': _notes(rows)}
 
 
 def _with_final_scores(rows: Sequence[dict], runs: Sequence[Run], final: FinalScores) -> list[dict]:
@@ -101,7 +112,7 @@ def _known_costs(store: dict | None) -> dict[str, dict]:
     return {arm: {key: found[key] for key in keys if key in found} for arm, found in arms.items()}
 
 
-def _setting(experiment: Experiment, rows: Sequence[dict], command: str) -> dict:
+def _setting(experiment: Experiment, rows: Sequence[dict], typed: Sequence[str]) -> dict:
     data, schedule = experiment.data, experiment.schedule
     hardware = list(dict.fromkeys(row['hardware'] for row in rows if 'hardware' in row))
     return {
@@ -123,7 +134,7 @@ def _setting(experiment: Experiment, rows: Sequence[dict], command: str) -> dict
         'hardware': '; '.join(hardware) or hardware_class(),
         'threads': max((row.get('threads', 1) for row in rows), default=1),
         'date': _date(rows),
-        'command': command,
+        'commands': [text for text in dict.fromkeys(typed) if text],
     }
 
 
@@ -195,11 +206,26 @@ def teacher_note(rows: Sequence[dict]) -> str:
     )
 
 
+def _meaning(row: dict) -> str:
+    """What an arm's name stands for, where it is not just a method file."""
+    file, options = row.get('file'), row.get('options') or []
+    if is_plain(file or PLAIN) or (file == row['arm'] and not options):
+        return ''
+    text = ', '.join(f'{key}={value}' for key, value in options)
+    return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
+
+
 def _notes(rows: Sequence[dict]) -> list[str]:
     notes = [budget_note(rows), teacher_note(_of_one_teacher(rows))]
-    files = {row['arm']: row['file'] for row in rows if row.get('file') not in (None, row['arm'])}
-    named = [f'{arm} is the method file {file}' for arm, file in files.items() if f'{arm}.py' != file]
-    notes.append('; '.join(named) + '.' if named else '')
+    notes.append('; '.join(dict.fromkeys(filter(None, map(_meaning, rows)))))
+    notes[-1] += '.' if notes[-1] else ''
+    unsure = {row['arm'] for row in rows if 'settings_sha256' in row}
+    unsure = [arm for arm in unsure if any(row['arm'] == arm and 'settings_sha256' not in row for row in rows)]
+    if unsure:
+        notes.append(
+            f'Some runs of {", ".join(sorted(unsure))} were made before settings were recorded: whether they are those '
+            'of the others is not known.'
+        )
     codes = {row['code'] for row in rows if 'code' in row}
     if len(codes) > 1:
         notes.append(

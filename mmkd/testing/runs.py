@@ -1,7 +1,9 @@
 """One training of one arm as it lies on disk, and the small files that processes leave for each other."""
 
+import fcntl
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +86,36 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + f'.{os.getpid()}')
     part.write_text(text, encoding='utf-8')
     part.replace(path)
+
+
+def prepare_folder(run: Run, config: str, record: dict, metrics: dict[str, str]) -> None:
+    """Make a folder ready; what an interrupted run of the very same config left stays, for it to go on from.
+
+    Args:
+        run: Whose folder it is.
+        config: Text of `config.py`.
+        record: For `arm.json`.
+        metrics: Key the metric reports under -> name, for `metrics.json`.
+    """
+    file = run.folder / 'config.py'
+    same = file.is_file() and file.read_text(encoding='utf-8') == config and run.record == record
+    if run.folder.exists() and not (same and read_json(run.folder / 'metrics.json') == metrics):
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / 'arm.json', record)
+    write_json(run.folder / 'metrics.json', metrics)
+    if not same:  # else the file stays the one that a worker holds
+        write_text(file, config)
+
+
+def is_in_use(run: Run) -> bool:
+    """Whether a worker is training in the folder of a run: it holds `config.py`."""
+    config = run.folder / 'config.py'
+    if not config.is_file():
+        return False
+    with config.open() as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -69,6 +69,12 @@ def attach_store(experiment: Experiment, runs: Sequence[Run], store: dict) -> No
             refuse_other_arm(experiment, run, run.stored, 'the store')
 
 
+def commands(results: dict) -> list[str]:
+    """The commands that results were made by, one after another; earlier releases kept the last alone."""
+    setting = results.get('setting', {})
+    return [text for text in setting.get('commands', [setting.get('command')]) if text]
+
+
 def run_key(row: Mapping) -> tuple[str, int | None]:
     """What a run is known by: arm and seed; the arm alone for the teacher, which is one for all seeds."""
     return row['arm'], None if row['arm'] == TEACHER else row['seed']

@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmkd.testing.diagnosis_table import diagnosis_rows
+from mmkd.testing.fairness import are_paired
 from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.methods import PLAIN, TEACHER
+from mmkd.testing.store import commands
 
 
 def table_rows(results: dict) -> tuple[list[str], list[list[str]]]:
@@ -130,7 +132,7 @@ def notes(results: dict) -> list[str]:
             f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, '
             f'{final["images"]} images, read when all runs were finished.'
         )
-    if not results['unfair']:
+    if not results['unfair'] and are_paired(results['runs']):
         texts.append('Checked in every pair: same initial student, same batches (digests in the JSON file).')
     return texts
 
@@ -202,8 +204,7 @@ def markdown(results: dict, docs: str = '') -> str:
     texts += open_points(results)
     if results['unfair']:
         texts.append('**Not comparable:** ' + '; '.join(results['unfair']) + '.')
-    if results['setting']['command']:
-        texts.append(f'Command: `{results["setting"]["command"]}`')
+    texts += [f'Command: `{command}`' for command in commands(results)]
     return '\n'.join(lines) + '\n\n' + '\n\n'.join(texts) + '\n'
 
 

@@ -9,10 +9,11 @@ arm has begun, its epochs stay as they are, whatever arms are added later.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.methods import PLAIN, PLAIN_TIME, is_plain
-from mmkd.testing.runs import Run
+from mmkd.testing.runs import Run, read_json
 
 
 def is_stretched(experiment: Experiment, arm: str) -> bool:
@@ -46,35 +47,37 @@ def reference_arms(experiment: Experiment, arm: str) -> list[str]:
     return [wanted] if wanted else distilled
 
 
-def needed_runs(experiment: Experiment, run: Run, runs: Sequence[Run]) -> list[Run]:
+def needed_runs(experiment: Experiment, run: Run, runs: Sequence[Run], known: Sequence[dict] = ()) -> list[Run]:
     """The runs that must be finished before the epochs of a stretched run are known.
 
     Args:
         experiment: What is compared.
         run: A stretched run.
         runs: All runs.
+        known: As `known_budgets` finds them.
 
     Returns:
         None, where the epochs are fixed already.
     """
-    if _fixed(experiment, run, runs):
+    if _fixed(experiment, run, runs, known):
         return []
     wanted = {PLAIN, *reference_arms(experiment, run.arm)}
     return [one for one in runs if one.arm in wanted and one.seed == experiment.seeds[0]]
 
 
-def time_budget(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict:
+def time_budget(experiment: Experiment, run: Run, runs: Sequence[Run], known: Sequence[dict] = ()) -> dict:
     """How long a stretched run is trained.
 
     Args:
         experiment: What is compared.
         run: The run.
         runs: All runs; those that are needed are finished.
+        known: As `known_budgets` finds them.
 
     Returns:
         `epochs`, `clock` (`CPU` or `wall`), `as`: the arms, `ratio`: of their time to that of plain.
     """
-    fixed = _fixed(experiment, run, runs)
+    fixed = _fixed(experiment, run, runs, known)
     if fixed:
         return fixed
     needed = {one.arm: one.result or {} for one in needed_runs(experiment, run, runs)}
@@ -86,12 +89,28 @@ def time_budget(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict:
     return {'epochs': epochs, 'clock': 'CPU' if on_cpu else 'wall', 'as': list(needed), 'ratio': round(ratio, 3)}
 
 
-def _fixed(experiment: Experiment, run: Run, runs: Sequence[Run]) -> dict | None:
+def known_budgets(work_dir: Path, store: dict | None) -> list[dict]:
+    """The budgets of stretched runs of earlier calls, also of seeds that this one does not name.
+
+    Args:
+        work_dir: Of the experiment.
+        store: Results of earlier sessions.
+
+    Returns:
+        Rows of the store and records of runs in the folder, those of the store first.
+    """
+    records = [read_json(file) or {} for file in sorted(work_dir.glob('*/seed*/arm.json'))]
+    found = [*(store or {}).get('runs', []), *(dict(record, arm=record.get('name')) for record in records)]
+    return [one for one in found if 'epochs' in one and 'ratio' in one]
+
+
+def _fixed(experiment: Experiment, run: Run, runs: Sequence[Run], known: Sequence[dict]) -> dict | None:
     """The budget that an earlier run of the same arm, with the same options, was given."""
     options = [list(pair) for pair in experiment.arms()[run.arm].options]
-    for one in runs:
-        found = (one.stored or one.record) if one.arm == run.arm else {}
-        if 'epochs' in found and 'ratio' in found and found.get('options', []) == options:
+    own = [dict(one.stored or one.record, arm=one.arm) for one in runs]
+    for found in [*known, *own]:
+        same = found['arm'] == run.arm and found.get('options', []) == options
+        if same and 'epochs' in found and 'ratio' in found:
             return {key: found[key] for key in ('epochs', 'clock', 'as', 'ratio')}
     return None
 
@@ -103,12 +122,12 @@ def budget_note(rows: Sequence[dict]) -> str:
         rows: One dict a run.
 
     Returns:
-        A sentence for each; empty without any.
+        A sentence for each, and for each length where runs of one arm were given different ones; empty without any.
     """
     notes = {}
     for row in rows:
         if 'ratio' in row:
-            notes[row['arm']] = (
+            notes[row['arm'], row['epochs']] = (
                 f'{row["arm"]}: plain with its schedule stretched to {row["epochs"]} epochs, {row["ratio"]:.2f} times '
                 f'the time of plain, which is the mean training time ({row["clock"]}) of {", ".join(row["as"])}.'
             )

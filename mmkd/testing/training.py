@@ -7,7 +7,6 @@ numbers to the last bit, else it starts again from its beginning. A run that fai
 import contextlib
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +20,11 @@ from mmkd.compat import load_checkpoint_file
 from mmkd.testing.experiment import Experiment, arm_record, claim_work_dir, refuse_other_arm, run_config, runs_of
 from mmkd.testing.methods import TEACHER, needs_teacher
 from mmkd.testing.recorder import PARENT, state_digest
-from mmkd.testing.runs import ExperimentError, Run, read_json, write_json, write_text
+from mmkd.testing.runs import ExperimentError, Run, is_in_use, prepare_folder, read_json
 from mmkd.testing.store import attach_store
-from mmkd.testing.time_budget import is_stretched, needed_runs, time_budget
+from mmkd.testing.time_budget import is_stretched, known_budgets, needed_runs, time_budget
+
+PATIENCE = 60.0  # seconds for a worker of an earlier call, whose parent has gone, to end
 
 
 class FailedRunsError(ExperimentError):
@@ -73,7 +74,8 @@ def run_experiment(
     with _alone_in(work_dir):
         runs = known_runs(experiment, work_dir, store)
         _refuse_lost_teacher(experiment, runs)
-        failed = _Crew(experiment, runs, jobs, worker).work(watch, poll_seconds)
+        crew = _Crew(experiment, runs, jobs, worker, known_budgets(work_dir, store))
+        failed = crew.work(watch, poll_seconds)
     if failed:
         raise FailedRunsError(_failure_text(runs, failed), runs)
     return runs
@@ -135,16 +137,20 @@ class _Crew:
         runs: All runs, the teacher's first.
         jobs: At a time.
         worker: Command.
+        budgets: Of stretched runs of earlier calls.
     """
 
-    def __init__(self, experiment: Experiment, runs: list[Run], jobs: int, worker: Sequence[str]) -> None:
-        self.experiment, self.runs, self.jobs, self.worker = experiment, runs, jobs, worker
+    def __init__(
+        self, experiment: Experiment, runs: list[Run], jobs: int, worker: Sequence[str], budgets: Sequence[dict]
+    ) -> None:
+        self.experiment, self.runs, self.jobs, self.worker, self.budgets = experiment, runs, jobs, worker, budgets
         self.threads = max(1, (os.cpu_count() or 1) // jobs)
         self.devices = visible_devices()
         self.waiting = [run for run in runs if run.result is None]
         self.active: dict[subprocess.Popen, Run] = {}
         self.slots: dict[subprocess.Popen, int] = {}
         self.failed: dict[str, str] = {}
+        self.held_until: dict[str, float] = {}
         self._teacher_digest: str | None = None
 
     def work(self, watch: Callable[[Sequence[Run]], None], poll_seconds: float) -> dict[str, str]:
@@ -156,7 +162,7 @@ class _Crew:
                     self.waiting.remove(run)
                     self._start(run)
                 watch(self.runs)
-                if not self.active:
+                if not self.active and not any(map(self._is_held, self.waiting)):
                     break
                 time.sleep(poll_seconds)
                 for process in [process for process in self.active if process.poll() is not None]:
@@ -169,13 +175,30 @@ class _Crew:
         return self.failed
 
     def _can_start(self, run: Run) -> bool:
-        """Whether all that a run builds on is finished."""
+        """Whether all that a run builds on is finished, and its folder is free."""
         if is_stretched(self.experiment, run.arm):
-            return all(one.result for one in needed_runs(self.experiment, run, self.runs))
-        return not needs_teacher(self.experiment.method(run.arm)) or self.runs[0].result is not None
+            ready = all(one.result for one in needed_runs(self.experiment, run, self.runs, self.budgets))
+        else:
+            ready = not needs_teacher(self.experiment.method(run.arm)) or self.runs[0].result is not None
+        return ready and str(run.folder) not in self.failed and not self._is_held(run)
+
+    def _is_held(self, run: Run) -> bool:
+        """Whether a worker of an earlier call is in the folder: where its parent was killed, it ends at its next step.
+
+        After `PATIENCE` the run counts as failed.
+        """
+        name = str(run.folder)
+        if name in self.failed or not is_in_use(run):
+            return False
+        if time.monotonic() < self.held_until.setdefault(name, time.monotonic() + PATIENCE):
+            return True
+        self.failed[name] = f'a process of an earlier call is still training in {name}; wait for it, or end it.'
+        return False
 
     def _start(self, run: Run) -> None:
-        budget = time_budget(self.experiment, run, self.runs) if is_stretched(self.experiment, run.arm) else None
+        budget = None
+        if is_stretched(self.experiment, run.arm):
+            budget = time_budget(self.experiment, run, self.runs, self.budgets)
         epochs = budget['epochs'] if budget else None
         digest = self._teacher_sha256() if needs_teacher(self.experiment.method(run.arm)) else None
         record = arm_record(self.experiment, run, teacher_sha256=digest, budget=budget)
@@ -226,45 +249,6 @@ def weights_digest(run: Run) -> str | None:
     if known is None and run.checkpoint:
         return state_digest(load_checkpoint_file(run.checkpoint)['state_dict'])
     return known
-
-
-def prepare_folder(run: Run, config: str, record: dict, metrics: dict[str, str]) -> None:
-    """Make a folder ready; what an interrupted run of the very same config left stays, for it to go on from.
-
-    Args:
-        run: Whose folder it is.
-        config: Text of `config.py`.
-        record: For `arm.json`.
-        metrics: Key the metric reports under -> name, for `metrics.json`.
-
-    Raises:
-        ExperimentError: Where a worker of an earlier call does not let go of it.
-    """
-    _wait_for_the_last_worker(run)
-    file = run.folder / 'config.py'
-    same = file.is_file() and file.read_text(encoding='utf-8') == config and run.record == record
-    if run.folder.exists() and not (same and read_json(run.folder / 'metrics.json') == metrics):
-        shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(run.folder / 'arm.json', record)
-    write_json(run.folder / 'metrics.json', metrics)
-    if not same:  # else the file stays the one that a worker holds
-        write_text(file, config)
-
-
-def _wait_for_the_last_worker(run: Run, seconds: float = 60.0) -> None:
-    """A worker whose parent was killed ends at its next step; until then the folder is its own."""
-    config, end = run.folder / 'config.py', time.monotonic() + seconds
-    while config.is_file():
-        with config.open() as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    text = f'a process of an earlier call is still training in {run.folder}; wait for it, or end it.'
-                    raise ExperimentError(text) from None
-        time.sleep(0.2)
 
 
 @contextlib.contextmanager

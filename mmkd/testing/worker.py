@@ -50,13 +50,15 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
     cfg.work_dir = str(folder)
     around = circumstances()
     recorder = RunRecorder(folder, metrics, circumstances=around)
-    start = resume_point(folder, around, cfg.train_cfg.get('val_interval', 1))
+    start = resume_point(folder, around, cfg.train_cfg)
     if start is not None:
         cfg.resume, cfg.load_from = True, str(start)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(recorder)
     runner.train()
     student = student_of(runner.model)
+    if not recorder.curve or recorder.curve[-1]['epoch'] != runner.max_epochs:
+        raise RuntimeError(f'{folder} was trained for {runner.max_epochs} epochs, but its last epoch was not scored')
     last = recorder.curve[-1]
     result = {
         'metrics': {name: last[name] for name in metrics.values()},
@@ -88,13 +90,13 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
     return result
 
 
-def resume_point(folder: Path, around: dict, score_every: int) -> Path | None:
+def resume_point(folder: Path, around: dict, train_cfg: dict) -> Path | None:
     """The newest checkpoint that the run can go on from to the last bit.
 
     Args:
         folder: Of the run.
         around: The circumstances of now.
-        score_every: Epochs between two scorings.
+        train_cfg: `max_epochs`, and `val_interval`: epochs between two scorings.
 
     Returns:
         A file; None where the run begins at its beginning.
@@ -105,7 +107,7 @@ def resume_point(folder: Path, around: dict, score_every: int) -> Path | None:
         except Exception as error:  # a damaged file is one that cannot be used, whatever is wrong with it
             print(f'{path.name} cannot be read ({type(error).__name__}): not used')
             continue
-        if can_go_on_from(checkpoint, folder, around, score_every):
+        if can_go_on_from(checkpoint, folder, around, train_cfg.get('val_interval', 1), train_cfg['max_epochs']):
             return path
     return None
 

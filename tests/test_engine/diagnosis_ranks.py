@@ -6,6 +6,7 @@ Run as `python diagnosis_ranks.py RANK CONFIG FOLDER`.
 import copy
 import hashlib
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -65,6 +66,8 @@ def main() -> None:
     without, _, _ = train(cfg, rank, False)
     result = dict(weights=weights, weights_without=without, own=own, mean=mean)
     (folder / f'rank{rank}.json').write_text(json.dumps(result))
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may wait forever for a process that has already left
 
 
 if __name__ == '__main__':

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from mmengine.registry import MODELS, init_default_scope
 
+from mmkd.testing.checks import check_arms
 from mmkd.testing.compare_methods import comparisons, main, parse_options
-from mmkd.testing.comparison import check_arms
-from mmkd.testing.runs import ExperimentError
+from mmkd.testing.experiment import claim_work_dir, runs_of
+from mmkd.testing.runs import ExperimentError, write_json
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import PAIRS, SIZES
 
@@ -99,6 +100,7 @@ def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_p
         ['--methods', 'plain', 'teacher'],
         ['--seeds', '-1'],
         ['--lr', '0'],
+        ['--data', 'x', '--toy', 'small'],
     ],
 )
 def test_impossible_options_are_refused(options, wrong):
@@ -123,3 +125,41 @@ def test_a_work_dir_of_something_else_is_refused_before_a_word_of_training(optio
     assert 'is not empty and holds no experiment' in ' '.join(out.split())
     assert 'training' not in out
     assert sorted(path.name for path in work_dir.parent.iterdir()) == ['yolox']
+
+
+@pytest.mark.parametrize('word', [['--by-size'], ['--format', 'kitti'], ['--splits', 'a', 'b']])
+def test_an_option_of_own_data_is_refused_for_a_toy_set(word, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(word)
+    assert f'{word[0]} is of --data' in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_later_family_is_found_before_the_first_is_trained(options, tmp_path, capsys):
+    """ikd is another file for Faster R-CNN, without the losses of the dense one."""
+    key = 'distiller.distill_losses.loss_logit.loss.loss_weight=1'
+    asked = ['--families', 'retinanet', 'faster-rcnn', '--methods', 'plain', f'x=ikd,{key}']
+    assert main([*options, *asked]) == 1
+    out = ' '.join(capsys.readouterr().out.split())
+    assert 'x cannot be built' in out and 'training' not in out
+    assert not (tmp_path / 'work' / 'retinanet').exists()
+
+
+def test_a_report_with_other_options_is_refused(options, tmp_path, capsys):
+    (one,) = comparisons(parse_options(options))
+    claim_work_dir(one.experiment, tmp_path / 'work')
+    assert main([*options, '--epochs', '99', '--report-only']) == 1
+    assert 'differs in schedule.epochs (99 now, 24 there)' in ' '.join(capsys.readouterr().out.split())
+
+
+def test_weights_that_the_final_split_needs_are_missed_before_training(options, tmp_path, capsys):
+    (one,) = comparisons(parse_options([*options, '--methods', 'plain', 'mssd']))
+    annotations = Path(options[1]) / 'annotations'
+    (annotations / 'test.json').write_text((annotations / 'val.json').read_text())
+    (Path(options[1]) / 'images' / 'test').symlink_to('val') if (Path(options[1]) / 'images' / 'val').is_dir() else None
+    claim_work_dir(one.experiment, tmp_path / 'work')
+    run = runs_of(one.experiment, tmp_path / 'work')[1]
+    run.folder.mkdir(parents=True)
+    write_json(run.folder / 'result.json', dict(metrics=dict(AP=0.1, AP50=0.2), checkpoint='gone.pth', finished='then'))
+    assert main([*options, '--methods', 'plain', 'mssd', '--final-split', 'test']) == 1
+    out = ' '.join(capsys.readouterr().out.split())
+    assert 'no weights on this machine of plain, seed 0' in out and 'training' not in out

@@ -10,13 +10,13 @@ from mmengine.config import Config
 from mmkd.testing import training
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment, runs_of
-from mmkd.testing.fairness import unfair_rows, unfair_runs
+from mmkd.testing.fairness import are_paired, unfair_rows, unfair_runs
 from mmkd.testing.recipe import Schedule
 from mmkd.testing.runs import ExperimentError
-from mmkd.testing.time_budget import reference_arms
+from mmkd.testing.time_budget import budget_note, known_budgets, reference_arms
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
-from mmkd.testing.training import FailedRunsError, _wait_for_the_last_worker, run_experiment
+from mmkd.testing.training import FailedRunsError, run_experiment
 
 # Stands in for training: notes that it ran, and leaves a result. In a folder with the word that `FAIL` holds it fails.
 _WORKER = """
@@ -68,8 +68,7 @@ def test_every_arm_is_trained_once_a_seed_and_the_teacher_once(experiment, run):
 
 def test_distilled_arms_wait_for_the_teacher(experiment, run):
     _, started = run(experiment, jobs=3)
-    assert started[-1] == 'ssim/seed3'
-    assert len(started) == 3
+    assert len(started) == 3 and started.index('work/teacher') < started.index('ssim/seed3')
 
 
 def test_runs_share_the_gpus_out_among_them(experiment, run, monkeypatch):
@@ -208,14 +207,59 @@ def test_a_name_that_meant_another_file_is_refused(experiment, run, tmp_path):
         run(asked)
 
 
-def test_a_folder_that_a_worker_still_holds_is_waited_for(experiment, run, tmp_path, monkeypatch):
-    runs, _ = run(experiment)
-    (runs[-1].folder / 'result.json').unlink()
-    with (runs[-1].folder / 'config.py').open() as held:
+def test_a_seed_that_is_added_later_gets_the_epochs_of_the_first(experiment, run, tmp_path):
+    asked = dataclasses.replace(experiment, methods=('plain', 'ssim', 'plain-time'))
+    timed = dataclasses.replace(asked, schedule=Schedule(epochs=10, scale=(64, 48)))
+    runs, _ = run(timed)
+    assert runs[-1].record['epochs'] == 26
+    more = dataclasses.replace(timed, methods=('plain', 'ssim', 'mssd', 'plain-time'), seeds=(4,))
+    runs, _ = run(more)  # with mssd, the mean time would be another
+    assert (runs[-1].seed, runs[-1].record['epochs'], runs[-1].record['as']) == (4, 26, ['ssim'])
+    stored = [{'arm': 'plain-time', 'options': [], **{key: runs[-1].record[key] for key in ('clock', 'as')}}]
+    stored[0] |= dict(seed=0, epochs=31, ratio=3.1)
+    elsewhere = tmp_path / 'elsewhere'
+    assert [one['epochs'] for one in known_budgets(elsewhere, {'runs': stored})] == [31]
+    assert [one['epochs'] for one in known_budgets(tmp_path / 'work', {'runs': stored})] == [31, 26, 26]
+    assert budget_note(stored).count('31 epochs') == 1
+    both = budget_note([*stored, dict(stored[0], epochs=26, seed=4)])
+    assert '31 epochs' in both and '26 epochs' in both
+
+
+@pytest.mark.parametrize('lets_go', [True, False])
+def test_a_folder_that_a_worker_still_holds_is_waited_for(experiment, run, monkeypatch, lets_go):
+    runs, _ = run(dataclasses.replace(experiment, seeds=(3, 4)))
+    held_run, other = (next(one for one in runs if (one.arm, one.seed) == key) for key in (('ssim', 3), ('ssim', 4)))
+    for one in (held_run, other):
+        (one.folder / 'result.json').unlink()
+    monkeypatch.setattr(training, 'PATIENCE', 60 if lets_go else 0.2)
+    with (held_run.folder / 'config.py').open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ExperimentError, match='still training in .*ssim'):
-            _wait_for_the_last_worker(runs[-1], seconds=0.3)
-    _wait_for_the_last_worker(runs[-1], seconds=0.3)
+
+        def watch(runs):
+            if lets_go and other.result:
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        asked = dataclasses.replace(experiment, seeds=(3, 4))
+        if lets_go:
+            assert run(asked, watch=watch)[1] == ['ssim/seed4', 'ssim/seed3']
+        else:
+            with pytest.raises(FailedRunsError, match='still training in .*ssim/seed3'):
+                run(asked, watch=watch)
+            assert other.result
+
+
+def test_changed_settings_of_a_method_are_another_arm(experiment, run, monkeypatch):
+    asked = dataclasses.replace(experiment, methods=('ssim',), student=toy_detector('retinanet').to_dict())
+    runs, _ = run(asked)
+    assert len(runs[-1].record['settings_sha256']) == 12
+    assert run(asked)[1] == []
+    record = {**runs[-1].record, 'settings_sha256': 'of another'}
+    (runs[-1].folder / 'arm.json').write_text(json.dumps(record))
+    with pytest.raises(ExperimentError, match='settings of the method file ssim have changed'):
+        run(asked)
+    del record['settings_sha256']  # of an mmkd that did not record them
+    (runs[-1].folder / 'arm.json').write_text(json.dumps(record))
+    assert run(asked)[1] == []
 
 
 def test_another_experiment_is_refused_and_nothing_is_changed(experiment, run, tmp_path):
@@ -338,3 +382,11 @@ def test_a_begun_stretched_run_keeps_no_budget_of_another_arm(experiment, run, m
     monkeypatch.delenv('FAIL')
     runs, _ = run(dataclasses.replace(experiment, methods=(*arms, 'timed=plain-time,as=ssim')))
     assert (runs[-1].record['as'], runs[-1].record['epochs']) == (['ssim'], 3)
+
+
+def test_without_plain_the_first_arm_is_what_the_others_are_compared_with():
+    rows = [dict(arm=arm, seed=1, file=arm, initial_sha256='a', batches_sha256='b') for arm in ('ssim', 'l2')]
+    assert are_paired(rows) and unfair_rows(rows) == []
+    rows[1]['initial_sha256'] = 'c'
+    assert unfair_rows(rows) == ['l2, seed 1: other initial student than ssim']
+    assert not are_paired(rows[:1]) and not are_paired([dict(rows[0], seed=2), rows[1]])

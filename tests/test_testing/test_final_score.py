@@ -24,7 +24,7 @@ def data(tmp_path):
 
 @pytest.mark.slow
 def test_finished_runs_are_scored_once_and_as_their_last_epoch_was(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(comparison, 'draw_pictures', lambda *_: [])
+    monkeypatch.setattr(comparison, 'draw_pictures', lambda *_, **__: [])
     detector = tmp_path / 'detector.py'
     model = toy_detector('retinanet', num_classes=7, width=8, channels=16, convs=1)
     model.test_cfg.score_thr = 0.0  # so that there are detections without training

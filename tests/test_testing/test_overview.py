@@ -47,6 +47,20 @@ def test_small_objects_and_the_final_split_have_columns():
     assert body[1][2] == '-'
 
 
+def test_a_cell_says_where_it_has_fewer_seeds_than_its_column():
+    results = _results(0.02, 0.001)
+    results['arms']['ssim']['AP - plain']['count'] = 2
+    assert overview_rows(dict(cells=results))[1][2][1] == '**+2.0 ± 0.2 (of 2)**'
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'cells.json').write_text(json.dumps(_results(0.02, 0.001)))
+    with pytest.raises(SystemExit, match="two columns would be called 'cells'"):
+        main([str(tmp_path / folder / 'cells.json') for folder in ('a', 'b')])
+
+
 def test_the_command_writes_the_section_of_a_page(tmp_path, capsys):
     (tmp_path / 'cells.json').write_text(json.dumps(_results(0.02, 0.001)))
     page = tmp_path / 'page.md'

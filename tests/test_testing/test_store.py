@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmkd.testing import comparison
+from mmkd.testing.checks import unmet_wishes
 from mmkd.testing.comparison import Place, compare
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.experiment import Experiment, runs_of
@@ -13,10 +14,10 @@ from mmkd.testing.fairness import other_teachers
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.recipe import Schedule
-from mmkd.testing.results import FinalScores, collect_results
+from mmkd.testing.results import FinalScores, collect_results, remarks
 from mmkd.testing.runs import ExperimentError, write_json
 from mmkd.testing.store import read_store, write_store
-from mmkd.testing.tables import table_rows
+from mmkd.testing.tables import markdown, table_rows
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.training import FailedRunsError, known_runs
 
@@ -154,11 +155,11 @@ def test_a_store_has_one_line_a_run_and_reads_back(experiment, stored):
 
 def test_a_report_from_a_store_alone_leaves_it_and_names_the_command_that_trained(experiment, stored, tmp_path):
     content = json.loads(stored.read_text())
-    content['setting']['command'] = 'trained so'
+    content['setting']['commands'] = ['trained so']
     write_store(stored, content)
     place = Place(tmp_path / 'empty', stored, 'reported so')
     results = compare(experiment, place, Console(file=io.StringIO()), train=False)
-    assert results['setting']['command'] == 'trained so'
+    assert results['setting']['commands'] == ['trained so']
     assert results['missing'] == ['plain, seed 1', 'ssim, seed 1', 'mssd, seed 1']
     assert (tmp_path / 'empty/pictures/ap_curve.png').is_file()
     after = json.loads(stored.read_text())
@@ -200,7 +201,7 @@ def test_a_final_score_belongs_to_the_teacher_that_was_scored_and_a_lost_one_lea
 
 
 def test_runs_that_another_process_adds_to_the_store_meanwhile_stay(experiment, stored, tmp_path, monkeypatch):
-    def draw(*_):
+    def draw(*_, **__):
         content = json.loads(stored.read_text())
         content['runs'].append({**content['runs'][1], 'arm': 'l2'})
         write_store(stored, content)
@@ -219,8 +220,8 @@ def test_failed_runs_are_named_also_where_a_final_split_was_asked_for(experiment
         raise FailedRunsError('the disk is full', runs)
 
     monkeypatch.setattr(comparison, 'run_experiment', train)
-    for name in ('check_arms', '_costs', 'draw_pictures'):
-        monkeypatch.setattr(comparison, name, lambda *_: {})
+    for name in ('_costs', 'draw_pictures'):
+        monkeypatch.setattr(comparison, name, lambda *_, **__: {})
     place = Place(tmp_path / 'work', final=FinalSplit('test', experiment.data))
     with pytest.raises(FailedRunsError, match='the disk is full') as failure:
         compare(experiment, place, Console(file=io.StringIO()))
@@ -232,3 +233,47 @@ def test_the_date_is_that_of_the_last_run_and_not_of_the_report(experiment, tmp_
     for run in runs:
         _finish(run, experiment, when=f'2025-03-0{1 + run.seed}T10:00:00+00:00')
     assert collect_results(experiment, runs, {})['setting']['date'] == '2025-03-02'
+
+
+def test_a_finished_experiment_is_written_into_a_store_that_is_named_later(experiment, tmp_path, monkeypatch):
+    for name in ('_costs', 'draw_pictures'):
+        monkeypatch.setattr(comparison, name, lambda *_, **__: {})
+    for run in runs_of(experiment, tmp_path / 'work'):
+        _finish(run, experiment)
+    console = Console(file=io.StringIO())
+    first = compare(experiment, Place(tmp_path / 'work', command='trained so'), console, train=False)
+    assert first['setting']['commands'] == []
+    for store in (None, tmp_path / 'late.json'):
+        compare(experiment, Place(tmp_path / 'work', store), console, train=False)
+    assert 'up to date' in console.file.getvalue()
+    assert json.loads((tmp_path / 'late.json').read_text())['runs'] == first['runs']
+
+
+def test_every_command_that_made_the_runs_is_kept(experiment, stored, tmp_path):
+    store = read_store(stored, experiment)
+    store['setting'] = {**store['setting'], 'command': 'first'}
+    del store['setting']['commands']
+    results = collect_results(experiment, known_runs(experiment, tmp_path, store), {}, command='second', store=store)
+    assert results['setting']['commands'] == ['first', 'second']
+    again = collect_results(experiment, known_runs(experiment, tmp_path, store), {}, command='second', store=results)
+    assert again['setting']['commands'] == ['first', 'second']
+    assert 'Command: `first`\n\nCommand: `second`' in markdown(results)
+
+
+def test_what_a_finished_run_lacks_is_said(experiment, stored, tmp_path):
+    runs = known_runs(experiment, tmp_path / 'here', read_store(stored, experiment))
+    assert unmet_wishes(experiment, runs) == []
+    (text,) = unmet_wishes(dataclasses.replace(experiment, diagnose=True, methods=('plain', 'ssim')), runs[:3])
+    assert text.startswith('ssim, seed 0 was trained without a diagnosis')
+    sizes = dataclasses.replace(experiment.data, metrics={**experiment.data.metrics, 'coco/bbox_mAP_s': 'AP_small'})
+    texts = unmet_wishes(dataclasses.replace(experiment, data=sizes), runs)
+    assert 'plain, seed 0 was scored without AP_small' in texts[0]
+
+
+def test_settings_that_were_not_recorded_are_no_proof(experiment, tmp_path):
+    rows = [dict(arm='ssim', seed=seed, file='ssim', options=[]) for seed in (0, 1)]
+    assert remarks(rows)['notes'] == []
+    rows[1]['settings_sha256'] = 'x'
+    assert 'Some runs of ssim were made before settings were recorded' in remarks(rows)['notes'][0]
+    rows = [dict(arm='x4', seed=0, file='ssim', options=[['a.b', '4']])]
+    assert remarks(rows)['notes'] == ['x4 is the method file ssim with a.b=4.']

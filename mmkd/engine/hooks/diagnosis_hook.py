@@ -18,6 +18,8 @@ from mmkd.engine.diagnosis_rules import advise, summarise, table_text
 from mmkd.engine.small_evaluation import evaluate_on, first_images
 from mmkd.registry import HOOKS
 
+KEY = 'mmkd_diagnosis'  # of a checkpoint: the readings up to then
+
 
 @HOOKS.register_module()
 class DiagnosisHook(Hook):
@@ -61,6 +63,15 @@ class DiagnosisHook(Hook):
         wrapper = runner.optim_wrapper
         scaler = getattr(wrapper, 'loss_scaler', None)
         self._probe = DiagnosisProbe(self._model(runner), scaler.get_scale if scaler is not None else lambda: 1.0)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the readings, so that the table of a resumed training is of all of it."""
+        checkpoint[KEY] = [asdict(reading) for reading in self.readings]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take up the readings of a training that is resumed; weights alone (`load_from`) change nothing here."""
+        if runner._resume:
+            self.readings = [Reading.from_dict(one) for one in checkpoint.get(KEY, [])]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Arm the probe where a reading is due."""
