@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.logging import print_log
+
+STALE = 3600.0  # seconds after which a part file is of a process that was killed while it wrote
 
 
 class CheckpointWriteError(OSError):
@@ -46,8 +49,10 @@ def write_whole(data: bytes, path: str | Path) -> None:
         raise CheckpointWriteError(
             f'{path} could not be written: {error.strerror or error}. Earlier checkpoints are intact: {whole}.'
         ) from error
-    for stale in path.parent.glob('.*.pth.part'):  # of a run that was killed while it wrote
-        stale.unlink(missing_ok=True)
+    for stale in path.parent.glob('.*.pth.part'):  # of a run that was killed while it wrote; others may be writing
+        with suppress(FileNotFoundError):
+            if time.time() - stale.stat().st_mtime > STALE:
+                stale.unlink()
 
 
 def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -60,6 +61,7 @@ def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, wei
     if not data or report.problems:
         return
     try:
+        _begin_counting()
         initialise_without_download(model)
         report_step(model, cfg, report)
         if diagnose:
@@ -68,6 +70,14 @@ def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, wei
         if os.environ.get('MMKD_TRACEBACK') == '1':
             raise
         report.problems.append(f'The first training step fails ({type(error).__name__}): {explain(error)}')
+
+
+def _begin_counting() -> None:
+    """What a Runner tells the parts that change with the iteration, such as `BatchSyncRandomResize`."""
+    hub = MessageHub.get_current_instance()
+    for name in ('iter', 'epoch'):
+        if hub.get_info(name) is None:
+            hub.update_info(name, 0, resumed=False)
 
 
 def _check_weights(model: nn.Module, report: ConfigReport) -> None:

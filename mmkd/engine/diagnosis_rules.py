@@ -153,7 +153,7 @@ def _too_weak(one: Summary) -> Iterator[str]:
 
 
 def _too_strong(one: Summary) -> Iterator[str]:
-    if one.share <= STRONG:
+    if not one.share > STRONG:  # also where it cannot be had
         return
     start = f"{one.name}: its gradient is {one.share:.2g} times the task's (above {STRONG:g}), so it rules the training"
     if one.cosine > SAME_WAY:

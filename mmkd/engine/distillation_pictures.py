@@ -59,7 +59,7 @@ def draw_subject(
         Figures by name: each loss's own, `attention`, `detections`.
 
     Raises:
-        ValueError: none of the wanted levels is there.
+        ValueError: a wanted level is in no loss and no record.
     """
     figures: dict[str, Figure] = {}
     with undisturbed(model):
@@ -67,11 +67,12 @@ def draw_subject(
         if {'losses', 'attention'} & set(options.kinds):
             inputs, samples, frame = preprocess(model, subject, boxes)
             found = inspect_losses(model, inputs, samples)
+            refuse_unknown_levels(options.levels, _level_names(found))
             caption = f'{subject.name}; boxes: {said}'
             if 'losses' in options.kinds:
                 figures |= _loss_figures(model, found, frame, caption, options.levels)
             if 'attention' in options.kinds and found.records:
-                figures['attention'] = _attention_figure(found, frame, caption, options.levels)
+                figures |= _attention_figure(found, frame, caption, options.levels)
         if 'detections' in options.kinds:
             figures['detections'] = _detection_figure(model, subject, options, others or {})
     return figures
@@ -85,11 +86,29 @@ def _objects(model: nn.Module, subject: Subject, threshold: float) -> tuple[Boxe
     return detect(network, subject).above(threshold), f'detections of the {side} (no annotation)'
 
 
+def refuse_unknown_levels(levels: Sequence[str] | None, there: Sequence[str]) -> None:
+    """A level that is misspelt would be left out without a word.
+
+    Args:
+        levels: wanted; None for all.
+        there: names of levels, those of pairs included.
+
+    Raises:
+        ValueError: names the level and the nearest one.
+    """
+    known = list(dict.fromkeys(name.split('_')[0] for name in there))
+    for level in levels or ():
+        if known and level not in known:
+            raise ValueError(f'levels: there is no {level!r}, only {", ".join(known)}; {nearest(level, known)}.')
+
+
+def _level_names(found: Inspection) -> list[str]:
+    compared = [one.level for levels in found.losses.values() for one in levels]
+    return [*compared, *(level for maps in found.records.values() for level in maps)]
+
+
 def _wanted(names: Sequence[str], levels: Sequence[str] | None) -> list[str]:
-    kept = [name for name in names if levels is None or name.split('_')[0] in levels]
-    if not kept:
-        raise ValueError(f'none of the levels {", ".join(levels or ())} is there; there are: {", ".join(names)}.')
-    return kept
+    return [name for name in names if levels is None or name.split('_')[0] in levels]
 
 
 def _cells(name: str, feature: Tensor) -> str:
@@ -105,6 +124,8 @@ def _loss_figures(
         loss = getattr(outer, 'loss', outer)
         chosen = _wanted([one.level for one in compared], levels)
         kept = [one for one in compared if one.level in chosen]
+        if not kept:  # this loss has none of the wanted levels
+            continue
         title = f'{name} ({type(loss).__name__}): student and {side} as the loss compares them\n{caption}'
         names = [_cells(one.level, one.student) for one in kept]
         yield name, grid_figure(frame, names, _columns(loss, kept, side), title=title)
@@ -130,10 +151,12 @@ def _columns(loss: nn.Module, levels: list[Compared], side: str) -> list[Column]
     return columns
 
 
-def _attention_figure(found: Inspection, frame: Frame, caption: str, levels: Sequence[str] | None) -> Figure:
-    """Attention of the recorded features, gates and masks, all over the image."""
+def _attention_figure(found: Inspection, frame: Frame, caption: str, levels: Sequence[str] | None) -> dict[str, Figure]:
+    """Attention of the recorded features, gates and masks, all over the image; none without a wanted level."""
     first = next(iter(found.records.values()))
     chosen = _wanted(list(first), levels)
+    if not chosen:
+        return {}
     shared = Scale(ATTENTION, 'inferno', overlay=True)
     columns = [
         Column(name, [attention(maps[level]) if level in maps else None for level in chosen], shared)
@@ -147,7 +170,7 @@ def _attention_figure(found: Inspection, frame: Frame, caption: str, levels: Seq
         columns.append(_overlay(f'mask {name!r}', maps, chosen, Scale('weight', 'inferno', (0.0, 1.0), overlay=True)))
     names = [_cells(level, first[level]) for level in chosen]
     also = ', and where the losses do' if found.gates or found.masks else ''
-    return grid_figure(frame, names, columns, title=f'Where the networks look{also}\n{caption}')
+    return {'attention': grid_figure(frame, names, columns, title=f'Where the networks look{also}\n{caption}')}
 
 
 def _overlay(title: str, maps: Mapping[str, Tensor], levels: Sequence[str], scale: Scale) -> Column:

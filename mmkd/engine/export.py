@@ -23,7 +23,7 @@ from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.export_onnx import REST, RawOutputs, check_shape, largest_difference, onnx_bytes
 from mmkd.engine.export_report import ExportReport, teacher_of
 from mmkd.engine.export_source import ExportSource, read_source
-from mmkd.engine.mmdet_config import dataset_metainfo, inference_dataset, mmdet_config
+from mmkd.engine.mmdet_config import dataset_metainfo, inference_dataset, mmdet_config, one_metainfo
 from mmkd.engine.preflight import check_sizes
 from mmkd.models.algorithms.teacher import file_sha256, load_strictly
 from mmkd.whole_files import write_whole
@@ -128,7 +128,7 @@ def build(cfg: Config, state: Any, name: str) -> BaseModel:
 
 def _meta(source: ExportSource, cfg: Config, options: ExportOptions) -> dict[str, Any]:
     """What the exported checkpoint says about itself: plain values only, and no path of this machine."""
-    saved = {key.lower(): value for key, value in (source.meta.get('dataset_meta') or {}).items()}
+    saved = {key.lower(): value for key, value in one_metainfo(source.meta.get('dataset_meta')).items()}
     classes = source.meta.get('CLASSES')  # before MMDetection 3
     metainfo = saved if saved.get('classes') else dict(classes=classes) if classes else dataset_metainfo(cfg)
     exported = dict(by=f'mmkd {__version__}', source=source.path.name, sha256=file_sha256(source.path))

@@ -94,6 +94,20 @@ def plain_model(cfg: Config) -> dict[str, Any]:
     return model
 
 
+def one_metainfo(found: Any) -> dict[str, Any]:
+    """The description of a data set as MMDetection's own tools read it from a checkpoint.
+
+    Args:
+        found: A dict, or the list that joined sets of different descriptions (paths, colours) give.
+
+    Returns:
+        The dict; of a list the first where all name the same classes, else nothing.
+    """
+    sets = list(found) if isinstance(found, list | tuple) else [found or {}]
+    classes = {tuple(one.get('classes') or one.get('CLASSES') or ()) for one in sets}
+    return dict(sets[0]) if len(classes) == 1 else {}
+
+
 def dataset_metainfo(cfg: Config) -> dict[str, Any]:
     """Class names and colours of the test set: its own, else those of its type."""
     return _metainfo(inference_dataset(cfg).to_dict())

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from mmkd.engine.detector_classes import classes_by_set
 from mmkd.engine.full_precision import full_precision
 from mmkd.engine.random_state import preserved_random_state
+from mmkd.models.algorithms.model_config import ModelSource
 
 _BOXES = 'mmkd/boxes'
 
@@ -66,6 +67,10 @@ class FirstImages(Subset):
     def knows(self, predicted: int | None) -> bool:
         """Whether a detector of so many classes can be scored: each joined data set has as many (or names none)."""
         return predicted is None or all(len(classes) == predicted for _, classes in classes_by_set(self.dataset))
+
+    def numbers_as(self, source: ModelSource) -> bool:
+        """Whether a network's configuration numbers the classes as the data sets do, as far as both say."""
+        return not any(source.numbers_otherwise(classes) for _, classes in classes_by_set(self.dataset))
 
     def get_data_info(self, index: int) -> dict:
         """Annotation of an image."""
@@ -168,7 +173,9 @@ def _metrics_or_error(evaluator: Evaluator, size: int) -> dict[str, Any]:
     def guarded(compute: Callable[[list], dict]) -> Callable[[list], dict]:
         def run(results: list) -> dict:
             try:
-                return compute(results)
+                found = compute(results)
+                nothing = getattr(compute.__self__, 'without_objects', ())  # a score of 0 that says nothing
+                return {name: value for name, value in found.items() if name not in nothing}
             except Exception as error:
                 errors.append(error)
                 return {f'error {len(errors)}': str(error)}

@@ -107,6 +107,18 @@ def subjects_of(dataset: Any, indices: Sequence[int], pipeline: Compose) -> list
     return [load_subject(pipeline, info['img_path'], instance_boxes(info.get('instances') or [])) for info in infos]
 
 
+def refuse_same_names(subjects: Sequence[Subject]) -> None:
+    """Two images of one name would have the same files of pictures.
+
+    Raises:
+        ValueError: names them.
+    """
+    names = [subject.name for subject in subjects]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'Two images are called {twice[0]}: their pictures would have the same names.')
+
+
 def instance_boxes(instances: Sequence[Mapping]) -> Boxes:
     """Objects of MMDetection's data information; ignored ones are left out."""
     kept = [one for one in instances if not one.get('ignore_flag')]

@@ -15,7 +15,7 @@ from mmkd import compat
 from mmkd.engine.distillation_pictures import KINDS, PictureOptions, draw_subject
 from mmkd.engine.preflight_data import dataset_classes
 from mmkd.engine.student_config import is_distillation
-from mmkd.engine.subjects import CocoTruth, Subject, image_pipeline, load_subject, subjects_of
+from mmkd.engine.subjects import CocoTruth, Subject, image_pipeline, load_subject, refuse_same_names, subjects_of
 from mmkd.models.algorithms.teacher import CheckpointMismatchError, load_strictly
 from mmkd.models.apart import load_apart
 from mmkd.visualization.style import save_figure
@@ -94,7 +94,7 @@ def visualize(cfg: Config, options: VisualizeOptions) -> tuple[list[Path], list[
         classes = _classes(cfg)
         picture = PictureOptions(options.kinds, options.levels, options.threshold, classes)
         subjects = _subjects(cfg, options, classes)
-        _check_names(subjects, options)
+        _check_names(cfg, subjects, options)
         model, remarks = load_distillation(cfg, options.checkpoint, options.device)
         others = {} if options.plain is None else {'plain': _load_plain(cfg, options.plain, options.device)}
         return _draw(model, subjects, picture, others, options), remarks
@@ -135,13 +135,12 @@ def _subjects(cfg: Config, options: VisualizeOptions, classes: Sequence[str]) ->
     return found
 
 
-def _check_names(subjects: Sequence[Subject], options: VisualizeOptions) -> None:
+def _check_names(cfg: Config, subjects: Sequence[Subject], options: VisualizeOptions) -> None:
     """Refuse to write over pictures, before anything is loaded."""
-    names = [subject.name for subject in subjects]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f'Two images are called {twice[0]}: their pictures would have the same names.')
-    there = [file for name in names for file in options.out.glob(f'{name}_*.png')] if options.out.is_dir() else []
+    refuse_same_names(subjects)
+    kinds = [*cfg.model.distiller.get('distill_losses', {}), *KINDS]
+    files = [options.out / f'{subject.name}_{kind}.png' for subject in subjects for kind in kinds]
+    there = [file for file in files if file.exists()]
     if there and not options.force:
         raise FileExistsError(f'{there[0]} is there already; choose another --out, or --force to write over it.')
 

@@ -62,7 +62,7 @@ def kitti_eval(
             f'ground truth and detections must have the same frames in the same order, got {len(truths.names)} and '
             f'{len(founds.names)} frames'
         )
-    limits = _limits(classes, min_overlaps or {})
+    limits = overlap_limits(classes, min_overlaps or {})
     return {name: _evaluate_class(name, limit, truths, founds) for name, limit in limits.items()}
 
 
@@ -72,10 +72,10 @@ def mean_ap(result: Mapping[str, Mapping[str, list]]) -> dict[str, list[float]]:
     Returns:
         `{'R40': [easy, moderate, hard], 'R11': [...]}`, 0 where no class has ground truth.
     """
-    counted = np.array([scores['num_gt'] for scores in result.values()]) > 0
+    counted = np.array([scores['num_gt'] for scores in result.values()]).reshape(-1, len(LEVELS)) > 0
     mean = {}
     for points in ('R40', 'R11'):
-        values = np.array([scores[points] for scores in result.values()])
+        values = np.array([scores[points] for scores in result.values()]).reshape(-1, len(LEVELS))
         mean[points] = (np.where(counted, values, 0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)).tolist()
     return mean
 
@@ -114,8 +114,16 @@ def average_precision(hits: np.ndarray, false_positives: np.ndarray) -> tuple[fl
     return float(curve[1:].sum() / (POINTS - 1) * 100), float(curve[::4].sum() / 11 * 100)
 
 
-def _limits(classes: Sequence[str], min_overlaps: Mapping[str, float]) -> dict[str, float]:
-    """Overlap limit of each class to evaluate, by KITTI's spelling of its name."""
+def overlap_limits(classes: Sequence[str], min_overlaps: Mapping[str, float]) -> dict[str, float]:
+    """Overlap limit of each class to evaluate, by KITTI's spelling of its name.
+
+    Args:
+        classes: Types to evaluate.
+        min_overlaps: Of classes without an official one, or in its place.
+
+    Raises:
+        ValueError: For an unknown type, one without a limit, or a limit outside [0, 1).
+    """
     classes = unique_types(classes)
     min_overlaps = dict(zip(unique_types(min_overlaps), min_overlaps.values(), strict=True))
     unknown = [name for name in min_overlaps if name not in classes]

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
@@ -211,7 +212,8 @@ def _meaning(row: dict) -> str:
     file, options = row.get('file'), row.get('options') or []
     if is_plain(file or PLAIN) or (file == row['arm'] and not options):
         return ''
-    text = ', '.join(f'{key}={value}' for key, value in options)
+    short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
+    text = ', '.join(f'{reduce(lambda key, part: key.replace(*part), short.items(), key)}={v}' for key, v in options)
     return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
 
 

@@ -1,6 +1,7 @@
 """Classes: `ClassCheckHook` refuses class outputs of other classes and nothing else; joined sets are all compared."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -309,5 +310,22 @@ def test_hook_takes_joined_validation_sets(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(distillation_picture_hook, 'image_pipeline', lambda _: [])
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
     hook = DistillationPictureHook()
-    hook.before_train(SimpleNamespace(model=SimpleNamespace(distiller=None), val_loop=loop, cfg={}))
+    model = SimpleNamespace(distiller=SimpleNamespace(mappings={}, taps={}, level_names={}))
+    training = dict(train_loop=None, train_dataloader=iter([]))  # of no length
+    hook.before_train(SimpleNamespace(model=model, val_loop=loop, cfg={}, **training))
     assert hook.options.classes == FOUR
+
+
+@pytest.mark.parametrize('recorded', ['bbox_head.retina_cls', 'neck.lateral_convs.0.conv'])
+def test_a_teacher_whose_configuration_numbers_the_classes_otherwise(recorded: str, said: list[str]) -> None:
+    model = pair(recorded, detector('retinanet'), detector('retinanet'))
+    source = model._teacher.source
+    model._teacher.source = dataclasses.replace(source, classes=('square', 'circle', 'triangle', 'cross'))
+    if recorded.startswith('neck'):
+        check(model, coco())
+        assert 'numbers the classes otherwise' in said[0] and 'no class outputs are distilled' in said[0]
+    else:
+        with pytest.raises(ValueError, match='numbers the classes otherwise: .*square.*, and a loss reads'):
+            check(model, coco())
+    model._teacher.source = dataclasses.replace(source, classes=FOUR)
+    check(model, coco())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from planted_mistakes import HEAD, LOSS, MAPPING, TRAIN, TRAINING, Case, put
 
@@ -260,6 +261,16 @@ def test_a_right_configuration_passes_without_warning(toy: ToyRun, tmp_path: Pat
     assert (report.problems, report.warnings) == ([], [])
     assert report.exit_code(strict=True) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_yoloxs_resizing_of_batches_is_no_problem(toy: ToyRun, tmp_path: Path) -> None:
+    """`BatchSyncRandomResize` asks for the iteration, which a Runner would have told."""
+    cfg = planted(Case(lambda *_: None, ()), toy, tmp_path)
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 128), size_divisor=32)
+    cfg.model.architecture.data_preprocessor.batch_augments = [resize]
+    MessageHub._instance_dict.clear()
+    report = check_config(cfg)
+    assert report.problems == []
 
 
 @pytest.mark.parametrize('name', [name for name, case in TRAINING.items() if not case.arguments and name != 'no model'])

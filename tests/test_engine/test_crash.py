@@ -53,8 +53,11 @@ def test_differences_are_seen_to_the_last_bit() -> None:
 
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / '.old.pth.part').write_bytes(b'of a killed run')
+    os.utime(tmp_path / '.old.pth.part', (0, 0))
+    (tmp_path / '.b.pth.part').write_bytes(b'another process is writing')
     write_whole(b'new', tmp_path / 'sub' / '..' / 'a.pth')
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == {'a.pth': b'new'}
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ['.b.pth.part', 'a.pth']
+    assert (tmp_path / 'a.pth').read_bytes() == b'new'
 
 
 def test_mmengine_writes_its_checkpoints_this_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,16 @@ from mmengine.runner import Runner
 from mmkd.engine.config_check import check_config
 from mmkd.engine.diagnosis import DiagnosisProbe, LossReading, Reading, shared_parameters, similarity
 from mmkd.engine.diagnosis_rules import advise, summarise, table_text
+from mmkd.engine.hooks import diagnosis_hook
 from mmkd.engine.hooks.diagnosis_hook import DiagnosisHook
 from mmkd.engine.random_state import get_random_state
+from mmkd.engine.small_evaluation import SmallScores
 from mmkd.functional.similarity import linear_cka
 from mmkd.testing.methods import distilled_model
 from mmkd.testing.toy_run import ToyRun, make_toy_run
 
 HOOK = dict(type='mmkd.DiagnosisHook', interval=2, images=2)
+SCORES = SmallScores({'coco/bbox_mAP': 0.5}, 3, 3)
 
 
 @pytest.fixture(scope='module')
@@ -209,7 +213,8 @@ def test_activation_checkpoints_are_left_alone_and_said(toy):
     model, batch = built(toy, cfg.model)
     reading, losses = read(model, batch)
     assert math.isnan(reading.gradient) and not math.isnan(reading.losses['loss_kd'].similarity)
-    assert any('with_cp' in text for text in advise(summarise([reading])))
+    advice = advise(summarise([reading] * 4))
+    assert any('with_cp' in text for text in advice) and not any('nan' in text for text in advice)
     model.parse_losses(losses)[0].backward()
 
 
@@ -224,6 +229,31 @@ def test_two_processes_read_the_mean_of_both(toy, tmp_path):
     for key, value in ranks[0]['mean'].items():
         assert value == pytest.approx((ranks[0]['own'][key] + ranks[1]['own'][key]) / 2, rel=1e-6), key
     assert ranks[0]['weights'] == ranks[1]['weights'] == ranks[0]['weights_without']
+
+
+def test_a_resumed_training_keeps_its_readings(toy, tmp_path):
+    """Two epochs of three iterations; the second as a run of its own."""
+    options = dict(custom_hooks=[dict(HOOK, interval=1)], train_cfg=dict(max_epochs=2))
+    whole = trained(toy, tmp_path / 'whole', **options)
+    (tmp_path / 'cut').mkdir()
+    shutil.copy(tmp_path / 'whole' / 'epoch_1.pth', tmp_path / 'cut')
+    (tmp_path / 'cut' / 'last_checkpoint').write_text(str(tmp_path / 'cut' / 'epoch_1.pth'))
+    resumed = trained(toy, tmp_path / 'cut', resume=True, **options)
+    found = [next(hook for hook in run.hooks if isinstance(hook, DiagnosisHook)).readings for run in (whole, resumed)]
+    assert [len(readings) for readings in found] == [6, 6]
+    assert [r.gradient for r in found[0]] == [r.gradient for r in found[1]]
+    assert json.loads((Path(resumed.log_dir) / 'diagnosis.json').read_text())['losses'][0]['readings'] == 6
+    started = trained(toy, tmp_path / 'start', load_from=str(tmp_path / 'whole' / 'epoch_1.pth'), **options)
+    assert len(next(hook for hook in started.hooks if isinstance(hook, DiagnosisHook)).readings) == 6
+
+
+def test_with_ema_the_averaged_student_is_scored(toy, tmp_path, monkeypatch):
+    scored = []
+    monkeypatch.setattr(diagnosis_hook, 'evaluate_on', lambda runner, net, loader: scored.append(net) or SCORES)
+    hooks = [dict(type='EMAHook', momentum=0.1), HOOK]
+    runner = trained(toy, tmp_path, custom_hooks=hooks)
+    ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    assert scored == [runner.model.teacher, ema.ema_model.module.architecture]
 
 
 # ---- the advice -----------------------------------------------------------------------------------------------------

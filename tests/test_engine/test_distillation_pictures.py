@@ -188,7 +188,7 @@ def test_objects_follow_the_resized_image(cfg: Config, subject: Subject):
 
 
 def test_levels_that_are_not_there_are_refused(subject: Subject):
-    with pytest.raises(ValueError, match='none of the levels p9 is there; there are: p3, p4'):
+    with pytest.raises(ValueError, match="there is no 'p9', only p3, p4, p5, p6, p7; nearest: "):
         draw_subject(built('ssim'), subject, PictureOptions(levels=['p9']))
 
 
@@ -292,6 +292,8 @@ def test_pictures_of_iterations_do_not_fill_the_memory(
         (dict(images=[]), 'at least one validation image'),
         (dict(kinds=['maps']), 'kinds must be some of'),
         (dict(images=[99]), 'has the images 0 to 3, not 99'),
+        (dict(images=[1, 1]), 'Two images are called'),
+        (dict(levels=['p3', 'p33']), "there is no 'p33', only p3, p4, p5, p6, p7; nearest: p3"),
     ],
 )
 def test_hook_refuses(arguments: dict, says: str, distill_config: Callable, run: Callable, tmp_path: Path):
@@ -300,7 +302,7 @@ def test_hook_refuses(arguments: dict, says: str, distill_config: Callable, run:
 
 
 def test_hook_refuses_a_plain_training(plain_config: Callable, run: Callable, tmp_path: Path):
-    with pytest.raises(ValueError, match='this model has no distiller'):
+    with pytest.raises(ValueError, match='this model has no such distiller'):
         run(hooked(plain_config()), tmp_path / 'run')
 
 
@@ -318,3 +320,25 @@ def test_the_teachers_images_go_where_the_model_goes(method: str) -> None:
     model = built(method).to('meta')
     for network in (model.architecture, getattr(model, 'teacher', model.architecture)):
         assert network.data_preprocessor.device.type == 'meta'
+
+
+def test_a_loss_without_a_wanted_level_is_left_out(subject: Subject) -> None:
+    """mssd's last pair is `p6_from_p7`: p7 is a level, but teaches only."""
+    assert set(draw_subject(built('mssd'), subject, PictureOptions(levels=['p7']))) == {'attention', 'detections'}
+
+
+def test_in_a_loop_of_iterations_an_epoch_is_one_pass(
+    distill_config: Callable, run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from mmkd.engine.hooks.distillation_picture_hook import DistillationPictureHook
+
+    drawn = []
+    monkeypatch.setattr(DistillationPictureHook, '_draw', lambda self, runner, step: drawn.append(step))
+    cfg = hooked(distill_config(epochs=1), interval=2)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=17, val_interval=99)
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    cfg.train_dataloader.batch_sampler = None
+    cfg.param_scheduler = []
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=99, by_epoch=False)
+    run(cfg, tmp_path / 'run')
+    assert drawn == [8, 16], 'four steps a pass'

@@ -22,7 +22,7 @@ from mmkd.engine.config_as_data import UnsafeConfigError, check_types, parse_con
 from mmkd.engine.export import ExportOptions, check_outputs, export_student, half_state, pipeline_shape
 from mmkd.engine.export_source import find_checkpoint, find_config, read_source, student_state
 from mmkd.engine.launch import load_config, prepare_training, train
-from mmkd.engine.mmdet_config import is_foreign, mmdet_config
+from mmkd.engine.mmdet_config import is_foreign, mmdet_config, one_metainfo
 from mmkd.models.algorithms.teacher import CheckpointMismatchError
 from mmkd.testing.toy_run import ToyRun, make_toy_run
 
@@ -474,3 +474,17 @@ def test_the_program_on_the_page_detects_what_mmdetection_detects(
     assert len(lines) == len(expected['scores']) > 50
     scores = torch.tensor([float(line[1]) for line in lines])
     torch.testing.assert_close(scores, expected['scores'], rtol=0, atol=2e-3)
+
+
+def test_joined_sets_of_one_classes_are_described_once(toy: ToyRun, tmp_path: Path) -> None:
+    """MMEngine writes a list of sets of different folders or colours, which `init_detector` dies of."""
+    sets = [dict(classes=('a', 'b', 'c', 'd'), palette=[(n, 0, 0)] * 4, label_dir=str(n)) for n in range(2)]
+    assert one_metainfo(sets) == sets[0] and one_metainfo(sets[1]) == sets[1] and one_metainfo(None) == {}
+    assert one_metainfo([sets[0], dict(sets[1], classes=('a',))]) == {}
+    mmrazor_checkpoint(toy, tmp_path / 'razor.pth')
+    content = load_checkpoint_file(str(tmp_path / 'razor.pth'))
+    content['meta']['dataset_meta'] = sets
+    torch.save(content, tmp_path / 'joined.pth')
+    export_student(str(tmp_path / 'joined.pth'), ExportOptions(tmp_path / 's.pth'))
+    exported = load_checkpoint_file(str(tmp_path / 's.pth'))['meta']['dataset_meta']
+    assert exported == {key: sets[0][key] for key in ('classes', 'palette')}

@@ -245,6 +245,16 @@ def test_several_views_of_joined_test_sets() -> None:
         assert [step.type for step in one.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
 
 
+def test_the_views_of_yolox_on_kitti_have_the_size_of_its_test() -> None:
+    """MMDetection's YOLOX brings views of 320 to 960 px for COCO, which would shrink KITTI's wide images."""
+    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/ssim/ssim_yolox_s_yolox_tiny_8xb8-100e_kitti.py')
+    wanted = next(step for step in cfg.test_dataloader.dataset.pipeline if step.type == 'Resize')
+    augment(cfg)
+    views = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    assert [step for steps in views for step in steps if step.type == 'Resize'] == [wanted]
+    assert sum(step.type == 'RandomFlip' for steps in views for step in steps) == 2
+
+
 @pytest.mark.parametrize('guided', [False, True])
 def test_classes_that_a_student_reads_as_text_are_not_counted(guided: bool) -> None:
     student = dict(type='RetinaNet', bbox_head=dict(num_classes=256))

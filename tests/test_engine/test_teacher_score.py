@@ -1,6 +1,7 @@
 """The teacher's score on the whole validation set, measured once, beside every score of the student."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 
@@ -65,7 +67,7 @@ def check(distill_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
         change(cfg)
         if options:
             cfg.model.teacher = dict(config=cfg.model.teacher, **options)
-        stage = Stage(cfg=cfg, seed=0, _resume=False, model=MODELS.build(cfg.model))
+        stage = Stage(cfg=cfg, seed=0, iter=0, model=MODELS.build(cfg.model))
         stage.model._teacher.load()
         TeacherCheckHook(3).before_train(stage)
         return '\n'.join(said), stage
@@ -151,3 +153,32 @@ def test_a_cheap_teacher_is_scored_and_drawn_as_a_whole_detector(check):
     (subject,) = subjects_of(loader.dataset, [0], Compose(image_pipeline(stage.cfg)))
     assert len(detect(model.teacher, subject).scores) == 100
     assert half_weights(model.teacher) == halves
+
+
+def test_a_first_start_with_resume_still_checks_the_teacher(check):
+    """As scripts do that Slurm may start again: `--resume` always, also where there is nothing yet."""
+    _, stage = check(lambda cfg: None)
+    stage._resume = True
+    stage.model.teacher.test_cfg.score_thr = stage.model.teacher.bbox_head.test_cfg.score_thr = 1.0
+    with pytest.raises(UselessTeacherError):
+        TeacherCheckHook(3).before_train(stage)
+    stage.iter = 4
+    TeacherCheckHook(3).before_train(stage)  # a run that goes on was checked when it began
+
+
+def test_the_whole_score_is_measured_by_a_resumed_run_that_does_not_know_it(check):
+    _, stage = check(lambda cfg: None)
+    stage.iter, stage.message_hub = 4, MessageHub.get_current_instance()
+    TeacherCheckHook('all').before_train(stage)
+    assert stage.message_hub.get_info(teacher_check_hook.TEACHER_SCORES)['coco/bbox_mAP'] >= 0
+
+
+def test_a_teacher_that_numbers_the_classes_otherwise_is_not_scored(check, monkeypatch):
+    said, stage = check(lambda cfg: None)
+    assert 'Teacher on 3' in said
+    other = dataclasses.replace(stage.model._teacher.source, classes=tuple(reversed(TOY_CLASSES)))
+    stage.model._teacher.source = other
+    lines = []
+    monkeypatch.setattr(teacher_check_hook, 'print_log', lambda text, *_, **__: lines.append(text))
+    TeacherCheckHook(3).before_train(stage)
+    assert lines == ['The teacher has other classes than the data set; its accuracy is not measured.']

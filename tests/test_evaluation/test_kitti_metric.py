@@ -14,6 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import METRICS
 from mmengine.structures import InstanceData
 
+from mmkd.evaluation.kitti_ap import mean_ap
 from mmkd.evaluation.kitti_metric import KittiMetric
 from mmkd.evaluation.kitti_report import evaluate_folders
 
@@ -138,3 +139,47 @@ def test_two_processes_report_what_one_does(labels, tmp_path):
     (first, second), (alone,) = outputs
     assert first == second == alone
     assert 0 < alone['kitti/Car_R40_moderate'] < 100
+
+
+@pytest.mark.parametrize(
+    ('options', 'meta', 'message'),
+    [
+        ({}, dict(classes=('Van', 'Truck')), r'the data set has Van, Truck: give KittiMetric min_overlaps'),
+        (dict(classes=['Van']), {}, "'Van' has no official overlap"),
+        (dict(min_overlaps={'Car': 2}), {}, r'overlap of Car must be in \[0, 1\)'),
+        (dict(label_dir='label_3'), {}, 'no folder of label files .*label_3.*nearest: label_2'),
+        (dict(label_dir=None), {}, 'no label files are known'),
+    ],
+)
+def test_what_cannot_be_scored_is_said_at_the_first_batch(labels, options, meta, message):
+    folder = options.get('label_dir', 'label_2')
+    options = options | dict(label_dir=folder and str(labels.with_name(folder)))
+    metric = KittiMetric(**options)
+    metric.dataset_meta = {'classes': CLASSES, **meta}
+    with pytest.raises(ValueError, match=message):
+        metric.process(None, [found(0).to_dict()])
+
+
+def test_joined_folders_are_refused_and_types_with_an_overlap_of_their_own_are_scored(labels):
+    metric = KittiMetric(str(labels))
+    metric.dataset_meta = [{'classes': CLASSES, 'label_dir': 'a'}, {'classes': CLASSES, 'label_dir': 'b'}]
+    with pytest.raises(ValueError, match='scores the frames of one folder; 2 data sets'):
+        metric.process(None, [found(0).to_dict()])
+    own = run(KittiMetric(str(labels), min_overlaps={'van': 0.7}), [found(0)], classes=('Van', 'Car'))
+    assert {name.split('_')[0] for name in own} == {'kitti/Van', 'kitti/Car', 'kitti/mean'}
+
+
+def test_scores_behind_which_no_object_counts_are_named(labels):
+    metric = KittiMetric(str(labels))
+    scores = run(metric, [found(index) for index in range(45)])
+    assert {name.partition('_')[0] for name in metric.without_objects} == {'Pedestrian', 'Cyclist'}
+    small = labels.with_name('small')
+    small.mkdir()
+    (small / '000000.txt').write_text('Car 0 0 -1.57 100 100 200 120 1 2 3 4 5 6 0.1\n')  # 20 px: never counted
+    metric = KittiMetric(str(small))
+    assert set(run(metric, [found(0)])) == set(scores)
+    assert {f'kitti/{name}' for name in metric.without_objects} == set(scores)
+
+
+def test_the_mean_of_no_class_is_zero():
+    assert mean_ap({}) == {'R40': [0.0] * 3, 'R11': [0.0] * 3}

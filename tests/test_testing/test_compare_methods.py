@@ -135,12 +135,12 @@ def test_an_option_of_own_data_is_refused_for_a_toy_set(word, capsys):
 
 
 def test_a_mistake_in_a_later_family_is_found_before_the_first_is_trained(options, tmp_path, capsys):
-    """ikd is another file for Faster R-CNN, without the losses of the dense one."""
-    key = 'distiller.distill_losses.loss_logit.loss.loss_weight=1'
-    asked = ['--families', 'retinanet', 'faster-rcnn', '--methods', 'plain', f'x=ikd,{key}']
-    assert main([*options, *asked]) == 1
+    asked = ['--methods', 'plain', 'x=ssim,architecture.bbox_head.stacked_convs=2', '--families', 'retinanet']
+    (one,) = comparisons(parse_options([*options, *asked]))
+    check_arms(one.experiment, ['x'])
+    assert main([*options, *asked, 'faster-rcnn']) == 1
     out = ' '.join(capsys.readouterr().out.split())
-    assert 'x cannot be built' in out and 'training' not in out
+    assert "x cannot be built: ValueError: x: no 'architecture.bbox_head'" in out and 'training' not in out
     assert not (tmp_path / 'work' / 'retinanet').exists()
 
 

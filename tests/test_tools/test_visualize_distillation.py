@@ -1,6 +1,7 @@
 """`tools/visualize_distillation.py`: which files it writes, what it loads, what it refuses."""
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,17 @@ def test_the_checkpoint_is_told_from_the_images():
     assert split_files(['a.pth', 'b.jpg'], named_images=False) == ('a.pth', ['b.jpg'])
     assert split_files(['b.jpg', 'c.png'], named_images=False) == (None, ['b.jpg', 'c.png'])
     assert split_files(['a.pth'], named_images=True) == ('a.pth', [])
+
+
+def test_only_pictures_of_the_same_image_are_in_the_way(toy: ToyRun, checkpoint: Path, tmp_path: Path, tool: Callable):
+    image, out = toy.data / 'images' / 'val_00001.png', tmp_path / 'pictures'
+    odd, car, other = tmp_path / 'img[1].png', tmp_path / 'car.png', tmp_path / 'car_2.png'
+    for copy in (odd, car, other):
+        shutil.copy(image, copy)
+    small = ('--out', out, '--dpi', 20, '--kinds', 'detections')
+    assert tool(toy.config, checkpoint, odd, *small)[0] == 0
+    code, said = tool(toy.config, checkpoint, odd, *small)
+    assert code == 1 and 'img[1]_detections.png is there already' in said
+    assert tool(toy.config, checkpoint, other, *small)[0] == 0
+    code, said = tool(toy.config, checkpoint, car, *small)
+    assert code == 0, said

@@ -18,7 +18,7 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Compares class counts before the first step; algorithms bring this hook by themselves.
+    """Compares class counts and the teacher's order before the first step; algorithms bring this hook by themselves.
 
     The student's count is not compared where it does not mean the data set's classes: region proposal networks, and
     open-vocabulary detectors, which read the classes as text. A teacher may have other classes as long as no recorded
@@ -29,8 +29,9 @@ class ClassCheckHook(Hook):
         """Compare student and teacher with the training set.
 
         Raises:
-            ValueError: the student's head does not fit a data set, a teacher's does not although a loss reads class
-                outputs, or two joined data sets have the same classes in another order.
+            ValueError: the student's head does not fit a data set, a teacher's does not, or its configuration numbers
+                the classes otherwise, although a loss reads class outputs, or two joined data sets have the same
+                classes in another order.
         """
         sets = classes_by_set(runner.train_dataloader.dataset)
         if not sets:
@@ -68,11 +69,17 @@ class ClassCheckHook(Hook):
         )
 
     def _compare_teacher(self, model: nn.Module, sets: list[tuple[str, tuple[str, ...]]]) -> None:
-        predicted = num_classes(model.teacher)
-        wrong = _unfit(predicted, sets)
-        if wrong is None or (reads_text(model.teacher) and reads_text(model.architecture)):
+        if reads_text(model.teacher) and reads_text(model.architecture):
             return
-        text = f'The teacher predicts {predicted} classes, {wrong[0]} has {len(wrong[1])}'
+        predicted, source = num_classes(model.teacher), model._teacher.source
+        wrong = _unfit(predicted, sets)
+        other = next((classes for _, classes in sets if source.numbers_otherwise(classes)), None)
+        if wrong is not None:
+            text = f'The teacher predicts {predicted} classes, {wrong[0]} has {len(wrong[1])}'
+        elif other is not None:
+            text = f'The teacher numbers the classes otherwise: {source.classes}, the training set has {other}'
+        else:
+            return
         heads = recorded_class_outputs(model)
         if heads:
             raise ValueError(f'{text}, and a loss reads {heads}.')

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
@@ -135,9 +135,11 @@ class DiagnosisHook(Hook):
         if not self.images or not hasattr(model, '_teacher') or not cfg.get('val_evaluator'):
             return None
         loader = first_images(runner, self.images)
-        if not loader.dataset.knows(num_classes(model.teacher)):
+        if not (loader.dataset.knows(num_classes(model.teacher)) and loader.dataset.numbers_as(model._teacher.source)):
             return None
-        teacher, student = (evaluate_on(runner, net, loader) for net in (model.teacher, model.architecture))
+        averaged = next((hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)), model)
+        networks = model.teacher, averaged.architecture  # with EMA the weights that are validated and saved
+        teacher, student = (evaluate_on(runner, net, loader) for net in networks)
         name = next((name for name in teacher.known if name in student.metrics), None)
         return None if name is None else (name, teacher.metrics[name], student.metrics[name])
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmkd import __version__
 from mmkd.engine.loader_state import LoadingState
+from mmkd.engine.mmdet_config import one_metainfo
 from mmkd.engine.random_state import get_random_state, on_cpu, set_random_state
 from mmkd.engine.resumed_rates import scale_learning_rates
 from mmkd.engine.student_config import student_config
@@ -121,6 +122,7 @@ class DistillCheckpointHook(Hook):
         """Add what resuming needs, and the student's own configuration."""
         model = self._model(runner)
         checkpoint['meta']['cfg'] = self._student_text or student_config(runner.cfg).pretty_text
+        checkpoint['meta']['dataset_meta'] = one_metainfo(checkpoint['meta'].get('dataset_meta'))
         states = {name: module.saved_state() for name, module in model.apart_modules().items()}
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):

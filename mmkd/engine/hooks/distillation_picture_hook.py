@@ -2,17 +2,19 @@
 
 import gc
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from mmengine.dataset import Compose
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd.engine.detector_classes import classes_by_set, differing_sets
-from mmkd.engine.distillation_pictures import KINDS, PictureOptions, as_pixels, draw_subject
-from mmkd.engine.subjects import Subject, image_pipeline, subjects_of
+from mmkd.engine.distillation_pictures import KINDS, PictureOptions, as_pixels, draw_subject, refuse_unknown_levels
+from mmkd.engine.hooks.schedule_hook import epoch_length
+from mmkd.engine.subjects import Subject, image_pipeline, refuse_same_names, subjects_of
 from mmkd.registry import HOOKS
 
 
@@ -27,7 +29,7 @@ class DistillationPictureHook(Hook):
 
     Args:
         interval: epochs or iterations between pictures.
-        by_epoch: count epochs, else iterations.
+        by_epoch: count epochs, else iterations. In a loop of iterations an epoch is one pass over the data set.
         images: indices of validation images, from 0.
         kinds: some of `losses`, `attention`, `detections`.
         levels: names of levels such as `p3`; None for all.
@@ -55,34 +57,42 @@ class DistillationPictureHook(Hook):
         self.interval, self.by_epoch, self.images = interval, by_epoch, tuple(images)
         self.options = PictureOptions(kinds, levels, threshold)
         self._subjects: list[Subject] = []
+        self._iterations = None if by_epoch else interval
 
     def before_train(self, runner: Runner) -> None:
         """Read the images once.
 
         Raises:
-            ValueError: the model distils nothing, or there is no validation set or no such image.
+            ValueError: the model distils nothing, there is no such level, no validation set or no such image, or two
+                images have the same name.
         """
-        if not hasattr(_algorithm(runner), 'distiller'):
-            raise ValueError('DistillationPictureHook shows a distillation; this model has no distiller.')
+        distiller = getattr(_algorithm(runner), 'distiller', None)
+        if not hasattr(distiller, 'mappings'):
+            raise ValueError('DistillationPictureHook shows a distillation of mmkd; this model has no such distiller.')
+        recorded = [tap.names for tap in distiller.taps.values() if tap is not None]
+        refuse_unknown_levels(self.options.levels, list(chain(*recorded, *distiller.level_names.values())))
+        if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._iterations = self.interval * (epoch_length(runner.train_dataloader) or 1)
         if runner.val_loop is None:
             raise ValueError('DistillationPictureHook takes its images from the validation set; there is none.')
         if is_main_process():
             dataset = runner.val_loop.dataloader.dataset
             self._subjects = subjects_of(dataset, self.images, Compose(image_pipeline(runner.cfg)))
+            refuse_same_names(self._subjects)
             self.options = PictureOptions(
                 self.options.kinds, self.options.levels, self.options.threshold, legend_classes(dataset)
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Draw, if it is time."""
-        if self.by_epoch and self.every_n_epochs(runner, self.interval):
+        if self.by_epoch and self._iterations is None and self.every_n_epochs(runner, self.interval):
             self._draw(runner, runner.epoch + 1)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Draw, if it is time."""
-        if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
+        if self._iterations is not None and self.every_n_train_iters(runner, self._iterations):
             self._draw(runner, runner.iter + 1)
 
     def _draw(self, runner: Runner, step: int) -> None:

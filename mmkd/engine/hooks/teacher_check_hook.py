@@ -60,7 +60,10 @@ class TeacherCheckHook(Hook):
             UselessTeacherError: there are objects, and every metric of the teacher is 0 or it gives no box at all.
         """
         cfg = runner.cfg
-        if self.num_images == 0 or runner._resume or not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
+        if self.num_images == 0 or not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
+            return
+        # `--resume` of a run that has not begun is its start
+        if runner.iter > 0 and (self.num_images != 'all' or runner.message_hub.get_info(TEACHER_SCORES)):
             return
         with preserved_random_state():
             try:
@@ -101,7 +104,8 @@ class TeacherCheckHook(Hook):
     def _evaluate(self, runner: Runner) -> SmallScores | None:
         model = getattr(runner.model, 'module', runner.model)
         loader = first_images(runner, sys.maxsize if self.num_images == 'all' else self.num_images)
-        if not loader.dataset.knows(num_classes(model.teacher)):
+        data = loader.dataset
+        if not (data.knows(num_classes(model.teacher)) and data.numbers_as(model._teacher.source)):
             print_log('The teacher has other classes than the data set; its accuracy is not measured.', 'current')
             return None
         return evaluate_on(runner, model.teacher, loader)
