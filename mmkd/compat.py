@@ -104,7 +104,9 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
     """
     torch.serialization.add_safe_globals(_allowed_globals())
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return _without_config_to_run(torch.load(file, map_location=map_location, weights_only=True))
+    except (FileNotFoundError, PermissionError, torch.OutOfMemoryError):
+        raise
     except pickle.UnpicklingError as error:
         culprit = re.search(r'GLOBAL \S+|getattr\(.*?\)', str(error))
         # torch's own first line advises to execute the file.
@@ -112,11 +114,17 @@ def load_checkpoint_file(file: Any, map_location: Any = 'cpu') -> Any:
         raise UnsafeCheckpointError(
             f'Checkpoint {file} is refused: it is damaged or wants to execute code ({reason}).'
         ) from error
-    except FileNotFoundError:
-        raise
     except (RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
         reason = str(error).strip().split('\n')[0]
         raise UnsafeCheckpointError(f'Checkpoint {file} is cut off or no checkpoint: {reason}') from error
+
+
+def _without_config_to_run(content: Any) -> Any:
+    """Without `meta['config']`, which MMEngine executes as Python when it resumes; it is of MMEngine before 0.1."""
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return content
 
 
 def fetch_checkpoint(name: str, model_dir: str | None = None, progress: bool = False) -> Path | None:

@@ -165,6 +165,12 @@ def removing_late(save: Callable[..., None]) -> Callable[..., None]:
     return saved
 
 
+def _numbered(folder: Path) -> list[Path]:
+    """Checkpoints of epochs or iterations, the newest first."""
+    numbers = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in folder.glob('*.pth')}
+    return sorted((path for path, match in numbers.items() if match), key=lambda p: int(numbers[p][1]), reverse=True)
+
+
 def last_whole_checkpoint(folder: str | Path, read: Callable[[str], Any]) -> str | None:
     """The checkpoint to resume from: the one that `last_checkpoint` names, or the newest before it that is whole.
 
@@ -176,15 +182,23 @@ def last_whole_checkpoint(folder: str | Path, read: Callable[[str], Any]) -> str
         Path; None where there is no checkpoint yet.
 
     Raises:
+        FileNotFoundError: `last_checkpoint` names a file that has gone, and there is no other.
         RuntimeError: there are checkpoints, and none is whole.
     """
     folder = Path(folder)
     pointer = folder / 'last_checkpoint'
-    named = Path(pointer.read_text().strip()).name if pointer.is_file() else ''
-    numbers = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in folder.glob('*.pth')}
-    known = sorted((path for path, match in numbers.items() if match), key=lambda p: int(numbers[p][1]), reverse=True)
-    first = [folder / named] if named and (folder / named).is_file() else []
-    candidates = first + [path for path in known if path not in first]
+    text = pointer.read_text().strip() if pointer.is_file() else ''
+    named = Path(text) if text else None
+    places = [folder / named.name, named] if named else []  # the first where the folder was moved
+    first = [path for path in places if path.is_file()][:1]
+    kept = first[0].parent if first else named.parent if named and named.parent.is_dir() else folder  # `out_dir`
+    candidates = first + [path for path in _numbered(kept) + _numbered(folder) if path not in first]
+    if named and not candidates:
+        error = FileNotFoundError(
+            f'{pointer} names {named}, which is not there, nor any other checkpoint to resume from.'
+        )
+        error.user_mistake = True
+        raise error
     reasons = []
     for path in candidates:
         try:

@@ -243,3 +243,19 @@ def test_a_config_is_formatted_once_and_again_when_it_changed(monkeypatch):
     for number in range(9):
         assert f'name = {number}' in Config(dict(name=number)).pretty_text
     assert len(yapf_api.FormatCode.kept) == 4
+
+
+def test_a_config_inside_a_checkpoint_is_not_executed(tmp_path):
+    """MMEngine runs `meta['config']` as Python when it resumes."""
+    text = f'open({str(tmp_path / "executed")!r}, "w").close()'
+    torch.save(dict(meta=dict(config=text, cfg='kept', epoch=1), state_dict={}), tmp_path / 'x.pth')
+    assert compat.load_checkpoint_file(str(tmp_path / 'x.pth'))['meta'] == dict(cfg='kept', epoch=1)
+
+
+def test_a_full_gpu_is_not_called_a_damaged_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(torch, 'load', full)
+    with pytest.raises(torch.OutOfMemoryError):
+        compat.load_checkpoint_file('x.pth')

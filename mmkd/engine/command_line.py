@@ -63,7 +63,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.exit(130)
     except Exception as error:
         mistake = isinstance(error, MISTAKES) or getattr(error, 'user_mistake', False)
-        if not mistake or os.environ.get('MMKD_TRACEBACK') == '1':
+        wanted = getattr(error, 'show_traceback', False) or os.environ.get('MMKD_TRACEBACK') == '1'
+        if not mistake or wanted:
             raise
         from mmkd.engine.explain import explain  # asks MMEngine, which an early mistake may have kept from loading
 

@@ -93,7 +93,7 @@ def _check_weights(model: nn.Module, report: ConfigReport) -> None:
 def _check_start(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
     name = cfg.get('load_from')
     if name and '://' not in name:
-        report_start(model, compat.load_checkpoint_file(name), name, report)
+        report_start(model, compat.load_checkpoint_file(str(compat.fetch_checkpoint(name))), name, report)
 
 
 def initialise_without_download(model: nn.Module) -> None:

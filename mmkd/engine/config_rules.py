@@ -46,13 +46,26 @@ def schedules_after_the_end(cfg: Config) -> Iterator[str]:
             yield f'schedules.{name} begins at {own}, but training ends at {limit} {unit}: never on.'
 
 
-def classes_in_another_order(cfg: Config) -> Iterator[str]:
-    """Training and validation sets that number the classes differently."""
+def _both_classes(cfg: Config) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Classes of the training and the validation set where they differ."""
     found = {name: dataset_classes(dataset) for name, dataset in datasets(cfg)}
     train, val = found.get('train_dataloader'), found.get('val_dataloader')
-    if train and val and train != val:
-        kind = 'in another order' if sorted(train) == sorted(val) else 'others'
-        yield f'The validation set has the classes {kind}: {val} instead of {train}.'
+    return (train, val) if train and val and train != val else None
+
+
+def classes_in_another_order(cfg: Config) -> Iterator[str]:
+    """Training and validation sets that number the same classes differently."""
+    both = _both_classes(cfg)
+    if both and sorted(both[0]) == sorted(both[1]):
+        yield f'The validation set has the classes in another order: {both[1]} instead of {both[0]}.'
+
+
+def other_classes_in_validation(cfg: Config) -> Iterator[str]:
+    """Training and validation sets of different classes, as trackers and detectors that read words may have."""
+    both = _both_classes(cfg)
+    student = cfg.model.architecture if is_distillation(cfg) else cfg.model
+    if both and sorted(both[0]) != sorted(both[1]) and 'language_model' not in student:
+        yield f'The validation set has other classes: {both[1]} instead of {both[0]}. Equal labels must mean the same.'
 
 
 def _scored_files(cfg: Config) -> tuple[list[str], list[ConfigDict]]:
@@ -81,8 +94,9 @@ def evaluator_of_another_set(cfg: Config) -> Iterator[str]:
     own = sets[0].get('ann_file')
     if not str(own).endswith('.json') or is_elsewhere(sets[0], sets[0].get('data_root')):
         return
-    for path in files:
-        if not _same_file(path, os.path.join(sets[0].get('data_root') or '', own)):
+    whole = os.path.join(sets[0].get('data_root') or '', own)
+    if not any(_same_file(path, whole) for path in files):  # panoptic sets are scored by another file beside their own
+        for path in files:
             yield f'val_evaluator reads {path}, but the validation set {own}: the AP would be of other images.'
 
 
@@ -177,6 +191,8 @@ def rate_without_scaling(cfg: Config) -> Iterator[str]:
     """A batch that is not the one for which the learning rate was chosen."""
     scale, loader = cfg.get('auto_scale_lr') or {}, cfg.get('train_dataloader') or {}
     base, batch = scale.get('base_batch_size'), loader.get('batch_size')
+    counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    batch = batch and batch * counts if not scale.get('enable') else batch
     if base and batch and base % batch == 0 and base != batch and not scale.get('enable'):
         yield (
             f'The learning rate is meant for {base} images a step; {batch} a process make that with {base // batch} '
@@ -271,6 +287,7 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     another_preprocessor,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
+    other_classes_in_validation,
     evaluator_of_several_sets,
     everything_switched_off,
     recorders_without_use,

@@ -93,6 +93,11 @@ def report_step(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
         unused = _without_gradient(model)
         losses = model(inputs, samples, mode='loss')
         _report_losses(model, losses, report)
+        for name in distiller.untrained_connectors():
+            report.problems.append(
+                f'The connector {name!r} gets no gradient: it would never learn. The losses keep the teacher out of '
+                "the graph, so that a connector with weights belongs on the student's side (preds_S)."
+            )
     finally:
         distiller.schedules = kept_schedules
         model.zero_grad(set_to_none=True)

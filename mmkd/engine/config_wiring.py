@@ -141,7 +141,7 @@ def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> 
 
 def report_start(model: nn.Module, checkpoint: Any, name: str, report: ConfigReport) -> None:
     """How much of the student a `load_from` checkpoint fills: MMEngine loads what fits and says little."""
-    state = checkpoint.get('state_dict', checkpoint)
+    state = {k.removeprefix('module.'): v for k, v in checkpoint.get('state_dict', checkpoint).items()}
     if any(key.startswith('architecture.') for key in state):
         report.problems.append(f'load_from {name} is a checkpoint of an MMRazor algorithm ("architecture.*").')
         return

@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
+from mmkd.models.algorithms.model_config import detected_classes
 from mmkd.models.apart import own_randomness
 
 
@@ -38,8 +39,7 @@ def classes_by_set(dataset: Any) -> list[tuple[str, tuple[str, ...]]]:
     for part in _parts(dataset):
         metainfo = getattr(part, 'metainfo', None) or {}
         for one in [metainfo] if isinstance(metainfo, Mapping) else metainfo:
-            classes = one.get('classes') or ()
-            found.append((part, (classes,) if isinstance(classes, str) else tuple(classes)))
+            found.append((part, detected_classes(one)))
     names = [f'data set {n} of {len(found)} ({_described(part)})' for n, (part, _) in enumerate(found, 1)]
     return [(name, classes) for name, (_, classes) in zip(names, found, strict=True) if classes]
 

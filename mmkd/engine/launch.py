@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -75,9 +76,10 @@ def prepare_training(
         cfg: the configuration; changed in place.
         config_name: path or name it was read from; names the default work directory.
         work_dir: where checkpoints and logs go.
-        resume: `'auto'` for the latest checkpoint of the work directory, or a checkpoint's path.
+        resume: `'auto'` for the latest checkpoint of the work directory (its first start where there is none yet), or a
+            checkpoint's path.
         amp: automatic mixed precision.
-        auto_scale_lr: scale the learning rate with the batch size.
+        auto_scale_lr: scale the learning rate with the images of a step, those of accumulated forwards included.
         launcher: `none`, `pytorch`, `slurm` or `mpi`.
 
     Raises:
@@ -95,10 +97,29 @@ def prepare_training(
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the configuration.')
         cfg.auto_scale_lr.enable = True
-    if resume is not None:
+        _count_accumulated_images(cfg)
+    if resume == 'auto' and not _has_checkpoint(Path(cfg.work_dir)):
+        print_log(f'{cfg.work_dir} holds no checkpoint yet: the training starts, {_start(cfg)}.', logger='current')
+    elif resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
     return cfg
+
+
+def _count_accumulated_images(cfg: Config) -> None:
+    """MMEngine's scaling sees the images of one forward; a step of `accumulative_counts` of them sees more."""
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if counts > 1 and cfg.auto_scale_lr.get('accumulative_counts', 1) != counts:
+        cfg.auto_scale_lr.base_batch_size /= counts
+        cfg.auto_scale_lr.accumulative_counts = counts  # for who reads the configuration of the run, or runs it again
+
+
+def _has_checkpoint(work_dir: Path) -> bool:
+    return any(path for pattern in preflight.CHECKPOINTS for path in work_dir.glob(pattern))
+
+
+def _start(cfg: Config) -> str:
+    return f'from {cfg.load_from}' if cfg.get('load_from') else 'from its beginning'
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -117,7 +138,13 @@ def train(cfg: Config) -> Runner:
     releases.check_versions()
     preflight.check_training(cfg)
     runner = build_runner(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except Exception as error:
+        if runner.iter > 0 and not getattr(error, 'user_mistake', False):  # hours may lie behind it
+            runner.logger.error('The training ended with an error.', exc_info=True)
+            error.show_traceback = True
+        raise
     return runner
 
 

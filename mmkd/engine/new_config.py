@@ -231,7 +231,7 @@ def _based(name: str, folder: Path) -> str:
 
 def _runtime(name: str, folder: Path) -> str:
     """As a run reads it, whatever its working directory: MMEngine puts in the folder of the file."""
-    return name if '://' in name else f'{{{{ fileDirname }}}}/{_relative(name, folder)}'
+    return name if '::' in name or '://' in name else f'{{{{ fileDirname }}}}/{_relative(name, folder)}'
 
 
 def _checked(text: str, request: Request) -> tuple[list[str], list[str]]:

@@ -29,7 +29,8 @@ from mmkd.near_names import nearest
 CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, CheckpointMismatchError)
 # Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.
 KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
-KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root')
+KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root', 'auto_scale_lr')
+
 
 # Files of a run in its work directory that another run would write over or remove.
 CHECKPOINTS = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth', 'best_*.pth')
@@ -43,13 +44,32 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
     """Refuse an override of a setting that nobody reads.
 
     Raises:
-        ValueError: its first word is neither in the configuration nor known to the Runner.
+        ValueError: its first word is not known to the Runner, or only helps to write the configuration, as `max_epochs`
+            at the top of MMDetection's YOLOX: what was made of it stays as it is.
     """
-    known = {*KNOWN_KEYS, *signature(Runner.__init__).parameters, *cfg.keys()}
+    known = {*KNOWN_KEYS, *signature(Runner.__init__).parameters}
     for key in options:
         first = key.split('.')[0]
-        if first not in known:
-            raise ValueError(f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, known)}.')
+        if first in known:
+            continue
+        if first not in cfg:
+            raise ValueError(
+                f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, {*known, *cfg.keys()})}.'
+            )
+        places = ', '.join(_places(cfg, first)[:3])
+        raise ValueError(
+            f'--cfg-options: {first!r} only helped to write the configuration; nothing reads it any more. Set what was '
+            f'made of it{f": {places}" if places else ", such as train_cfg.max_epochs or optim_wrapper.optimizer.lr"}.'
+        )
+
+
+def _places(value: Any, name: str, path: str = '') -> list[str]:
+    """Keys of a name inside a configuration, with dots, but for those at its top."""
+    found = []
+    for key, child in value.items() if isinstance(value, dict) else ():
+        inner = f'{path}.{key}' if path else str(key)
+        found += [inner] * (key == name and bool(path)) + _places(child, name, inner)
+    return found
 
 
 def _head_classes(model: Any, path: str) -> Iterator[tuple[str, int]]:

@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from mmkd.datasets.kitti import KITTI_FOLDERS, KittiDataset
 from mmkd.engine.explain import explain
 from mmkd.evaluation.kitti_files import read_split
+from mmkd.models.algorithms.model_config import class_names, detected_classes
 from mmkd.near_names import absent, nearest
 
 MAX_NESTING = 2000
@@ -41,8 +42,8 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
     """Class names of a data set's configuration: its metainfo, or those of its type."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        classes = getattr(_dataset_type(dataset), 'METAINFO', {}).get('classes', ())
-    return (classes,) if isinstance(classes, str) else tuple(classes)
+        return detected_classes(getattr(_dataset_type(dataset), 'METAINFO', {}))
+    return class_names(classes)
 
 
 def check_data(cfg: Config) -> Iterator[str]:

@@ -120,8 +120,17 @@ def unused_stage(cfg: Config, toy: ToyRun, folder: Path) -> None:
     cfg.model.architecture.neck.in_channels = [8, 16, 32]
 
 
+CONV = dict(type='mmkd.ConvConnector')
 PROBLEMS: dict[str, Case] = {
     'schedule after the end': Case(put('model.distiller.schedules', dict(loss_kd=dict(begin=5))), ('ends at 1', 'kd')),
+    'connector on the side of the teacher': Case(
+        both(
+            put('model.distiller.connectors', dict(adapt=dict(type='mmkd.PyramidConnector', connector=CONV))),
+            put(f'{MAPPING}.preds_S', dict(_delete_=True, **neck_source(True))),
+            put(f'{MAPPING}.preds_T', dict(_delete_=True, **neck_source(False, connector='adapt'))),
+        ),
+        ("The connector 'adapt' gets no gradient",),
+    ),
     'classes in another order': Case(
         put('val_dataloader.dataset.metainfo', dict(classes=('square', 'circle', 'triangle', 'cross'))),
         ('validation set has the classes in another order',),

@@ -1,6 +1,7 @@
 """Checkpoints and crashes: a file is whole or not there, and a killed run ends as the uninterrupted one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,22 @@ def test_a_broken_pointer_is_no_hindrance(content: str | None, checkpoints: Path
 
 def test_no_checkpoint_yet_means_a_start_from_the_beginning(tmp_path: Path) -> None:
     assert last_whole_checkpoint(tmp_path, load_checkpoint_file) is None
+
+
+def test_checkpoints_in_another_folder_are_found_by_the_pointer(checkpoints: Path, tmp_path: Path) -> None:
+    """As `CheckpointHook(out_dir=...)` leaves them: the pointer is in the work directory."""
+    work_dir, elsewhere = tmp_path / 'run', tmp_path / 'big disk'
+    work_dir.mkdir()
+    elsewhere.mkdir()
+    for path in checkpoints.glob('epoch_*.pth'):
+        path.rename(elsewhere / path.name)
+    (work_dir / 'last_checkpoint').write_text(str(elsewhere / 'epoch_10.pth'))
+    assert last_whole_checkpoint(work_dir, load_checkpoint_file) == str(elsewhere / 'epoch_10.pth')
+    cut(elsewhere / 'epoch_10.pth')
+    assert last_whole_checkpoint(work_dir, load_checkpoint_file) == str(elsewhere / 'epoch_2.pth')
+    shutil.rmtree(elsewhere)
+    with pytest.raises(FileNotFoundError, match='names .*big disk/epoch_10.pth, which is not there'):
+        last_whole_checkpoint(work_dir, load_checkpoint_file)
 
 
 def test_only_damaged_checkpoints_are_an_error(checkpoints: Path) -> None:

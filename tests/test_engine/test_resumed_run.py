@@ -110,7 +110,7 @@ def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, 
     run(copy.deepcopy(cfg), tmp_path / 'run')
     path = tmp_path / 'run' / 'epoch_1.pth'
     checkpoint = load(path)
-    checkpoint['mmkd'].update(world_size=2, rng=checkpoint['mmkd']['rng'] * 2)
+    checkpoint['mmkd'].update(world_size=2, rng=checkpoint['mmkd']['rng'] * 2, images=4)
     checkpoint['meta'].update(iter=1)
     torch.save(checkpoint, path)
     with pytest.raises(ResumeError, match='had 2 processes, now 1'):
@@ -118,7 +118,7 @@ def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, 
     runner = run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(path), auto_scale_lr=True)
     assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(5e-4)
     log = max((tmp_path / 'run').rglob('*.log'), key=lambda p: p.stat().st_mtime).read_text()
-    assert 'had 2 processes, now 1: its learning rate is multiplied by 0.5' in log
+    assert 'had 2 processes, now 1, and 4 images a step, now 2: its learning rate is multiplied by 0.5' in log
     again = run(copy.deepcopy(cfg), tmp_path / 'run', resume='auto')  # 5 iterations in two epochs are no mistake
     assert (again.epoch, again.iter) == (2, 5)
 
@@ -141,3 +141,48 @@ def test_resuming_with_another_teacher_is_refused(distill_config, run, tmp_path)
     torch.save(dict(state_dict={name: value + 1 for name, value in state.items()}), cfg.model.teacher_ckpt)
     with pytest.raises(ResumeError, match='had another teacher'):
         run(copy.deepcopy(cfg), tmp_path / 'run', resume=str(tmp_path / 'run' / 'epoch_1.pth'))
+
+
+@pytest.mark.parametrize('change', ['batch', 'accumulation'])
+def test_another_batch_a_process_is_refused_or_scales_the_rate(change, distill_config, run, tmp_path):
+    def changed():
+        cfg = distill_config(epochs=2)
+        cfg.auto_scale_lr = dict(base_batch_size=2)
+        if change == 'batch':
+            cfg.train_dataloader.batch_size = 4
+        else:
+            cfg.optim_wrapper.accumulative_counts = 2
+        return cfg
+
+    first = distill_config(epochs=1)
+    rate = first.optim_wrapper.optimizer.lr
+    run(first, tmp_path / 'first')
+    checkpoint = str(tmp_path / 'first' / 'epoch_1.pth')
+    assert load(checkpoint)['mmkd']['images'] == 2
+    with pytest.raises(ResumeError, match='2 images a step, now 4: the batch and with it the learning rate'):
+        run(changed(), tmp_path / 'refused', resume=checkpoint)
+    runner = run(changed(), tmp_path / 'scaled', resume=checkpoint, auto_scale_lr=True)
+    assert runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'] == pytest.approx(2 * rate)
+
+
+def test_a_best_checkpoint_leaves_the_iterations_own_as_it_should_be(distill_config, run, tmp_path):
+    """MMEngine writes `iter_N.pth` again at a validation that finds the best score, also between two intervals."""
+
+    def config():
+        cfg = distill_config(epochs=1)
+        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=3)
+        cfg.param_scheduler = []
+        for model in (cfg.model.architecture, cfg.model.teacher):
+            model.test_cfg.score_thr = 0.0
+        hook = dict(type='CheckpointHook', by_epoch=False, interval=2, save_best='coco/bbox_mAP', rule='greater')
+        cfg.default_hooks.checkpoint = hook
+        return cfg
+
+    run(config(), tmp_path / 'whole')
+    middle = tmp_path / 'whole' / 'iter_3.pth'
+    assert middle.is_file(), 'written with the best score'
+    run(config(), tmp_path / 'resumed', resume=str(middle))
+    whole, resumed = (load(tmp_path / name / 'iter_6.pth') for name in ('whole', 'resumed'))
+    assert equal(whole['state_dict'], resumed['state_dict'])
+    states = [str(load(tmp_path / 'whole' / f'iter_{n}.pth')['mmkd']['rng'][0]['numpy']) for n in (2, 3)]
+    assert states[0] != states[1], 'the pipeline has drawn'

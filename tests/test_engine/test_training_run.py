@@ -25,7 +25,7 @@ def test_the_checkpoint_is_a_plain_students(distill_config, run, tmp_path):
     model = MODELS.build(copy.deepcopy(plain.model))
     assert set(checkpoint['state_dict']) == set(model.state_dict())
     model.load_state_dict(checkpoint['state_dict'], strict=True)
-    assert set(checkpoint['mmkd']) == {'version', 'distiller', 'rng', 'world_size', 'inside_epoch', 'teacher'}
+    assert set(checkpoint['mmkd']) == {'version', 'distiller', 'rng', 'world_size', 'inside_epoch', 'images', 'teacher'}
     assert len(checkpoint['mmkd']['teacher']['sha256']) == 64
     detector = init_detector(str(tmp_path / 'run' / 'student.py'), str(path), device='cpu')
     assert type(detector).__name__ == 'RetinaNet'

@@ -144,3 +144,17 @@ def test_mapping_key_that_the_loss_does_not_have_is_refused_by_mmrazor():
     parts['loss_forward_mappings'] = dict(loss=dict(s_feature=FROM_STUDENT, preds_T=FROM_TEACHER))
     with DefaultScope.overwrite_default_scope('mmrazor'), pytest.raises(AssertionError, match='s_feature'):
         stock_algorithm(parts)
+
+
+def test_mmrazors_losses_that_results_are_compared_with_have_their_golden_numbers():
+    """From the project's notes: one generator, logits first, then student maps of three sizes, then the teacher's."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        torch.randn(8, 21, generator=generator)
+    torch.randint(0, 21, (8,), generator=generator)
+    student, teacher = ([torch.randn(2, 8, h, h, generator=generator) for h in (32, 16, 8)] for _ in range(2))
+    found = {
+        kind: ROOT_MODELS.build(dict(type=f'mmrazor.{kind}', loss_weight=1, **more))(student[0], teacher[0]).item()
+        for kind, more in (('PKDLoss', {}), ('ChannelWiseDivergence', dict(tau=1)))
+    }
+    assert found == pytest.approx(dict(PKDLoss=0.99876237, ChannelWiseDivergence=0.98627907), rel=1e-6)

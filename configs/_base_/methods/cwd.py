@@ -1,5 +1,5 @@
 # MMRazor's channel-wise divergence with MMRazor's own weight, Shu et al. 2021, https://arxiv.org/abs/2011.13256: to compare
-# with. MMRazor's connectors and losses work in the same places as mmkd's; 1x1 where the channels of the necks differ.
+# with. MMRazor's connectors and losses work in the same places as mmkd's. Always through a learned 1x1, on every level.
 distiller = dict(
     type='mmkd.DetectionDistiller',
     student_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),

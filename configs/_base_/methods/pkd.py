@@ -1,5 +1,6 @@
 # MMRazor's Pearson correlation with MMRazor's own weight for RetinaNet, Cao et al. 2022,
-# https://arxiv.org/abs/2207.02039: to compare with. 1x1 where the channels of the necks differ.
+# https://arxiv.org/abs/2207.02039: to compare with. Always through a learned 1x1 and on every level that both necks have;
+# published without it and on four levels (`strides=` leaves levels out).
 # Mean and deviation of a channel run over the batch of one process: several processes differ from one with the same
 # total batch. A level of one cell (P7 of images up to 128 px) with one image a process has no deviation: the loss is
 # NaN and training stops there. Take more images, larger ones, or leave the level out by `strides=` in both mappings.

@@ -57,7 +57,11 @@ class DistillCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Write the student's configuration, keep idle connectors from decaying, restore the random state."""
         if is_main_process():
-            self._student_text = student_config(runner.cfg).pretty_text
+            plain = student_config(runner.cfg)
+            for key in ('work_dir', 'launcher'):  # of this run: another one would write over its checkpoints
+                plain.pop(key, None)
+            plain.update(load_from=None, resume=False)
+            self._student_text = plain.pretty_text
             (Path(runner.work_dir) / 'student.py').write_text(self._student_text, encoding='utf-8')
         self._spare_idle(runner)
         self._loading = LoadingState(runner)
@@ -91,8 +95,10 @@ class DistillCheckpointHook(Hook):
         return idle if self._idle is None else idle & self._idle
 
     def before_val(self, runner: Runner) -> None:
-        """Remember the random state."""
+        """Remember the random state; a best checkpoint makes MMEngine write an iteration's once more behind it."""
         self._before_val = get_random_state()
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop) and self._loading is not None:
+            self._rng = all_gather_object(self._loading.collect(runner.iter))
 
     def after_val(self, runner: Runner) -> None:
         """Continue training as if there had been no validation."""
@@ -132,6 +138,7 @@ class DistillCheckpointHook(Hook):
         teacher = getattr(model, '_teacher', None)
         checkpoint['mmkd'] = dict(states, version=__version__, rng=rng, world_size=get_world_size())
         checkpoint['mmkd']['inside_epoch'] = self._inside_epoch
+        checkpoint['mmkd']['images'] = images_a_step(runner)
         if teacher is not None:
             known = dict(config=teacher.source.name, sha256=teacher.sha256, options=str(teacher.options))
             checkpoint['mmkd']['teacher'] = known
@@ -163,12 +170,12 @@ class DistillCheckpointHook(Hook):
                     if f'ema_{name}' in saved:
                         module.load_saved_state(saved[f'ema_{name}'])
         self._resumed = on_cpu(saved['rng'][runner.rank]) if len(saved['rng']) == get_world_size() else None
-        if saved['world_size'] != get_world_size():
+        if _other_batch(saved, runner):
             ratio = scale_learning_rates(runner, checkpoint)
             print_log(
-                f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}: its learning rate is '
-                f'multiplied by {ratio:.4g}, as --auto-scale-lr asks. Random state is not restored, and schedules by '
-                'iteration go on counting the steps of the earlier batch.',
+                f'{_both_batches(saved, runner)}: its learning rate is multiplied by {ratio:.4g}, as --auto-scale-lr '
+                'asks. Random state of other processes is not restored, and schedules by iteration go on counting the '
+                'steps of the earlier batch.',
                 logger='current',
                 level=30,
             )
@@ -196,10 +203,10 @@ class DistillCheckpointHook(Hook):
                 'Use one of epoch_*.pth or iter_*.pth; to start from its weights, use load_from without resume.'
             )
         scaled = (runner.auto_scale_lr or {}).get('enable', False)
-        if saved['world_size'] != get_world_size() and not scaled:
+        if _other_batch(saved, runner) and not scaled:
             raise ResumeError(
-                f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}: the batch and with it '
-                'the learning rate would change. Use the same number, or --auto-scale-lr.'
+                f'{_both_batches(saved, runner)}: the batch and with it the learning rate would change. Use the same '
+                'number, or --auto-scale-lr.'
             )
         # the number of iterations says it only where all epochs had the same length
         inside = saved.get('inside_epoch', meta['iter'] % len(runner.train_dataloader) and not scaled)
@@ -208,3 +215,25 @@ class DistillCheckpointHook(Hook):
                 f'The checkpoint was written inside an epoch (behind iteration {meta["iter"]}); an epoch-based run '
                 "resumes from an epoch's checkpoint only. Use one of those, or IterBasedTrainLoop."
             )
+
+
+def images_a_step(runner: Runner) -> int | None:
+    """Images behind one step of the optimiser, over all processes and accumulated forwards; None if not known."""
+    loader = runner.train_dataloader
+    batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+    return batch and batch * get_world_size() * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+
+def _other_batch(saved: dict, runner: Runner) -> bool:
+    """Whether a step now has another number of images than in the run that wrote a checkpoint."""
+    before, now = saved.get('images'), images_a_step(runner)
+    if before is None or now is None:  # an earlier mmkd
+        return saved['world_size'] != get_world_size()
+    return before != now
+
+
+def _both_batches(saved: dict, runner: Runner) -> str:
+    text = f'The run to resume had {saved["world_size"]} processes, now {get_world_size()}'
+    if saved.get('images') is not None:
+        text += f', and {saved["images"]} images a step, now {images_a_step(runner)}'
+    return text

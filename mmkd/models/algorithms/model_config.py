@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
 
 from mmkd.near_names import nearest
 
@@ -90,8 +91,24 @@ def _classes(cfg: Mapping) -> tuple[str, ...] | None:
             dataset = dataset['dataset']
         classes = (dataset.get('metainfo') or {}).get('classes')
         if classes:
-            return (classes,) if isinstance(classes, str) else tuple(classes)
+            return class_names(classes)
     return None
+
+
+def detected_classes(metainfo: Mapping) -> tuple[str, ...]:
+    """Names of the classes that a detection head predicts: of a panoptic set the things, without the stuff."""
+    classes, things = class_names(metainfo.get('classes')), class_names(metainfo.get('thing_classes'))
+    return things if things and set(things) < set(classes) else classes
+
+
+def class_names(classes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names as `metainfo.classes` gives them: a list, a file with one a line as MMEngine reads it, or nothing."""
+    if isinstance(classes, str):
+        try:
+            return tuple(list_from_file(classes))
+        except (TypeError, FileNotFoundError):  # as MMEngine: then it is a name
+            return (classes,)
+    return tuple(classes or ())
 
 
 def plain_model(model: Mapping) -> ConfigDict:

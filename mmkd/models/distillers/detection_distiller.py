@@ -217,11 +217,17 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         return [self.distill_losses[loss], *(self.connectors[name] for name in names if name is not None)]
 
     def idle_parameters(self) -> list[nn.Parameter]:
-        """Parameters of connectors and losses that no active loss uses in this step."""
-        busy = {
-            p for loss in self.mappings if self.active(loss) for part in self._parts(loss) for p in part.parameters()
-        }
+        """Parameters of connectors and losses that no active loss trains in this step."""
+        active = tuple(loss for loss in self.mappings if self.active(loss))
+        busy = {p for loss in active for part in self._parts(loss) for p in part.parameters()}
+        busy -= set(self._unread_parameters.get(active, []))
         return [p for p in self.parameters() if p.requires_grad and p not in busy]
+
+    def untrained_connectors(self) -> list[str]:
+        """Names of connectors of which no parameter had a gradient in the steps up to now: none ever will."""
+        unread = {p for found in self._unread_parameters.values() for p in found}
+        own = {name: [p for p in module.parameters() if p.requires_grad] for name, module in self.connectors.items()}
+        return [name for name, parameters in own.items() if parameters and unread.issuperset(parameters)]
 
     def _unread(self, losses: Mapping[str, Tensor]) -> list[nn.Parameter]:
         """Parameters of active parts that no loss reads, such as a branch of a connector; found once."""
@@ -256,7 +262,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
                 continue
             value = self._compute(loss, self.reader.arguments(sources, reserved or {}, loss, cache))
             losses.update(self._named(loss, value))
-        idle = [*self.idle_parameters(), *self._unread(losses)]
+        idle = dict.fromkeys([*self.idle_parameters(), *self._unread(losses)])
         if idle:  # several processes need every parameter in the graph of every step
             first = next(iter(losses))
             losses[first] = losses[first] + 0 * sum(p.sum() for p in idle)

@@ -1,6 +1,7 @@
 """Reads the arguments of a loss from what was recorded in this step."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmrazor.models.task_modules import RecorderManager
@@ -90,9 +91,19 @@ class RecordReader:
             if source.mask is not None:
                 features = values['preds_S']
                 single = isinstance(features, Tensor)
-                masks = self.masks[source.mask](reserved['data_samples'], (features,) if single else features)
+                mask, feats = self.masks[source.mask], (features,) if single else features
+                pyramid = (self._pyramid(sources['preds_S'], loss),) if getattr(mask, 'sees_pyramid', False) else ()
+                masks = mask(reserved['data_samples'], feats, *pyramid)
                 values[key] = masks[0] if single else masks
         return values
+
+    def _pyramid(self, source: Source, loss: str) -> tuple[Tensor, ...] | None:
+        """All levels of the record behind `preds_S`, whichever of them its connector gives; None without levels."""
+        if source.recorder in RESERVED:
+            return None
+        record = self.record(replace(source, levels=None), f'{loss}.preds_S')
+        maps = isinstance(record, list | tuple) and all(isinstance(one, Tensor) and one.dim() == 4 for one in record)
+        return tuple(record) if maps else None
 
     def _value(self, source: Source, reserved: Mapping[str, Any], where: str, cache: dict) -> Any:
         if source in cache:

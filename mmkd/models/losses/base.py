@@ -59,7 +59,7 @@ def weighted_mean(values: Tensor, mask: Tensor | None = None, avg_factor: Tensor
     n, c, h, w = values.shape
     if tuple(mask.shape) != (n, 1, h, w):
         raise ValueError(f'mask must have shape {(n, 1, h, w)}, got {tuple(mask.shape)}.')
-    mask = mask.to(values.dtype).clamp(min=0)
+    mask = mask.detach().to(values.dtype).clamp(min=0)  # a weight: a learned one would only shrink
     if avg_factor is None:
         avg_factor = mean_over_ranks(mask.sum()).clamp(min=1e-6)
     return (values * mask).sum() / (c * avg_factor)

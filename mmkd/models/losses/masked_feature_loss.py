@@ -102,6 +102,7 @@ class MaskedFeatureLoss(FeatureLoss):
             if self.training:
                 raise ValueError('gate=True needs mask=.')
             mask = torch.ones_like(preds_T[:, :1])  # the distiller's dry forward has no ground truth
+        mask = None if mask is None else mask.detach()
         with torch.autocast(preds_S.device.type, enabled=False):
             student, teacher = at_least_float32(preds_S), at_least_float32(preds_T.detach())
             return self.loss_weight * self._reduced(student, teacher, mask, avg_factor)

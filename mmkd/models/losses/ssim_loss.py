@@ -83,7 +83,7 @@ class SSIMLoss(FeatureLoss):
         with torch.autocast(preds_S.device.type, enabled=False):
             dtype = torch.promote_types(preds_S.dtype, torch.float32)
             settings = Settings(self.data_range, self.options, self.normaliser)
-            mask = None if mask is None else mask.to(dtype)
+            mask = None if mask is None else mask.detach().to(dtype).clamp(min=0)
             total = fused_dissimilarity_sum(preds_S.to(dtype), preds_T.to(dtype), mask, settings)
             return self.loss_weight * total / self._divisor(preds_S, mask, avg_factor)
 

@@ -34,6 +34,8 @@ class GaussianMask(nn.Module):
         ValueError: `cells` that are not 0 <= low < high, another `padding`; as `gaussian_box_mask`, at the first batch.
     """
 
+    sees_pyramid = True  # the distiller gives the third argument
+
     def __init__(
         self,
         *,
@@ -57,13 +59,17 @@ class GaussianMask(nn.Module):
         self.clip = clip
         self.ignore_padding = ignore_padding
 
-    def forward(self, data_samples: Sequence[Any], feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, data_samples: Sequence[Any], feats: Sequence[Tensor], pyramid: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
         """Masks on the grids of `feats`.
 
         Args:
             data_samples: one `DetDataSample` an image, with `gt_instances.bboxes` (tensor or `BaseBoxes`) and the
                 metainfo `batch_input_shape`, `img_shape`.
             feats: (N, C, H, W) maps, of which only the grid and the device are read.
+            pyramid: all levels that the network has, of which `feats` may be some: its finest takes the smaller boxes
+                too, its coarsest the larger ones. `feats` when None.
 
         Returns:
             One (N, 1, H, W) in [0, 1] a map, or -1 in the padding.
@@ -77,9 +83,10 @@ class GaussianMask(nn.Module):
         input_size = _input_size(data_samples)
         boxes = [_boxes(sample) for sample in data_samples]
         sizes = [tuple(sample.img_shape[:2]) for sample in data_samples] if self.ignore_padding else None
-        strides = [_stride(feat, input_size) for feat in feats]
+        strides = [_stride(feat, input_size) for feat in (feats if pyramid is None else pyramid)]
         masks = []
-        for feat, stride in zip(feats, strides, strict=True):
+        for feat in feats:
+            stride = _stride(feat, input_size)
             own = [self._own(image_boxes.to(feat.device), stride, strides) for image_boxes in boxes]
             grid = (tuple(feat.shape[-2:]), input_size)
             mask = gaussian_box_mask(own, *grid, shape=self.shape, kappa=self.kappa, clip=self.clip, image_sizes=sizes)

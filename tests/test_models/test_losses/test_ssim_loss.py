@@ -149,6 +149,22 @@ def test_half_precision_features_are_compared_in_float32():
     assert result.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_negative_cells_of_a_mask_count_as_zero_and_no_gradient_goes_into_it():
+    student, teacher = feature_pair(1, 3, 8, 8, dtype=torch.float64)
+    mask = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    mask[..., 3:] = -1
+    found = []
+    for fused, one in ((False, mask), (True, mask), (True, mask.clamp(min=0))):
+        leaf, weights = student.clone().requires_grad_(), one.clone().requires_grad_()
+        loss = SSIMLoss(data_range=1.0, fused=fused)(leaf, teacher, mask=weights)
+        loss.backward()
+        assert weights.grad is None
+        found.append((loss.detach(), leaf.grad))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], rtol=1e-10, atol=0)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize('masked', [False, True])
 @pytest.mark.parametrize('padding', ['same', 'valid'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])

@@ -151,3 +151,16 @@ def test_refuses_cells_that_are_no_range(cells):
 def test_refuses_another_value_for_the_padding():
     with pytest.raises(ValueError, match='padding must be 0'):
         GaussianMask(padding=0.5)
+
+
+def test_some_levels_of_a_pyramid_leave_other_sizes_to_the_rest():
+    """mssd teaches all levels but the coarsest: large objects are that one's."""
+    boxes = [[10, 10, 18, 18], [10, 10, 310, 310]]
+    inputs, (one,) = prepared(DetDataPreprocessor(pad_size_divisor=32), [sample(boxes, (320, 320))])
+    levels = feats(inputs, (8, 16, 32))
+    mask = GaussianMask(cells=(3, 8))
+    whole = mask([one], levels)
+    for some in (levels[:2], levels[1:]):
+        for got, level in zip(mask([one], some, levels), some, strict=True):
+            torch.testing.assert_close(got, whole[[f is level for f in levels].index(True)], rtol=0, atol=0)
+    assert mask([one], levels[:2])[1].max() > 0.5 and mask([one], levels[:2], levels)[1].max() == 0
