@@ -29,7 +29,7 @@ from mmkd.near_names import nearest
 CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, CheckpointMismatchError)
 # Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.
 KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
-KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root', 'auto_scale_lr')
+KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root', 'distiller')
 
 
 # Files of a run in its work directory that another run would write over or remove.

@@ -206,7 +206,7 @@ def test_testing_refuses_an_out_file_of_another_kind(
     ('change', 'says'),
     [
         (lambda saved: saved['mmkd']['teacher'].update(sha256='0' * 64), 'another teacher'),
-        (lambda saved: saved['mmkd'].update(world_size=4), '4 processes, now 1'),
+        (lambda saved: saved['mmkd'].update(world_size=4, images=99), '4 processes, now 1'),
         (lambda saved: saved['mmkd'].update(inside_epoch=True), 'inside an epoch'),
         (lambda saved: saved.pop('optimizer'), 'holds no optimizer, as the best_*.pth'),
         (lambda saved: saved.pop('mmkd'), 'not written by a distillation'),
