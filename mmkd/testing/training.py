@@ -162,7 +162,8 @@ class _Crew:
                     self.waiting.remove(run)
                     self._start(run)
                 watch(self.runs)
-                if not self.active and not any(map(self._is_held, self.waiting)):
+                # in this order: a folder may become free between the two questions
+                if not self.active and not any(self._is_held(run) or self._can_start(run) for run in self.waiting):
                     break
                 time.sleep(poll_seconds)
                 for process in [process for process in self.active if process.poll() is not None]:
