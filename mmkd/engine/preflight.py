@@ -56,7 +56,7 @@ def check_options(cfg: Config, options: dict[str, Any]) -> None:
             raise ValueError(
                 f'--cfg-options: nothing reads {first!r} (in {key}); {nearest(first, {*known, *cfg.keys()})}.'
             )
-        places = ', '.join(_places(cfg, first)[:3])
+        places = ', '.join(_places(cfg._cfg_dict, first)[:3])
         raise ValueError(
             f'--cfg-options: {first!r} only helped to write the configuration; nothing reads it any more. Set what was '
             f'made of it{f": {places}" if places else ", such as train_cfg.max_epochs or optim_wrapper.optimizer.lr"}.'

@@ -65,7 +65,7 @@ def test_an_error_behind_the_first_steps_shows_where_it_came_from(at, shown, dis
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
-        (dict(max_epochs=12), 'only helped to write the configuration.* train_cfg.max_epochs'),
+        (dict(max_epochs=12), r'only helped to write the configuration.* made of it: train_cfg\.max_epochs\.'),
         (dict(base_lr=1e-4), 'only helped to write .*optim_wrapper.optimizer.lr'),
         ({'train_pipeline.0.type': 'X'}, 'only helped to write'),
         (dict(max_epoch=12), "nothing reads 'max_epoch'"),
