@@ -118,7 +118,10 @@ def test_one_process_goes_on_where_two_were_with_the_rate_scaled_as_asked(config
     resume = ('--resume', by_two / 'epoch_1.pth', '--auto-scale-lr')
     done = start(sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder, *resume)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert 'had 2 processes, now 1, and 4 images a step, now 2: its learning rate is multiplied by 0.5' in done.stdout + done.stderr
+    assert (
+        'had 2 processes, now 1, and 4 images a step, now 2: its learning rate is multiplied by 0.5'
+        in done.stdout + done.stderr
+    )
     last, rate = load_checkpoint_file(folder / 'epoch_2.pth'), logged_rates(by_two)[1]
     assert logged_rates(folder) == pytest.approx([rate / 2, rate / 2 * 0.75])  # of a cosine over three steps
     assert (last['meta']['epoch'], last['meta']['iter'], last['mmkd']['world_size']) == (2, 3, 1)
