@@ -1,6 +1,6 @@
 """The built pair: tapped layers, connectors, normalisation, classes and how much of the teacher its checkpoint covers.
 
-Sizes are (H, W) cells for an input of `PROBE_SIZE` px.
+Sizes are (H, W) cells of the dry forward's input.
 """
 
 from collections.abc import Iterator
@@ -13,18 +13,17 @@ from mmkd.engine.config_report import ConfigReport
 from mmkd.engine.detector_classes import num_classes, recorded_class_outputs
 from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.models.algorithms.teacher import compare_states
-from mmkd.models.algorithms.teacher_student import PROBE_SIZE
 from mmkd.models.distillers.wiring import Source, Tap
 
 
 def report_wiring(model: nn.Module, report: ConfigReport) -> None:
     """Tables of the tapped layers and of the losses with the connectors between both sides."""
     distiller = model.distiller
-    rows = []
+    rows, size = [], distiller.input_size
     for (from_student, name), tap in distiller.taps.items():
         source = distiller.recorders(from_student).get_recorder(name).source
-        rows.append(('student' if from_student else 'teacher', name, str(source), *_tap_text(tap)))
-    header = ('side', 'recorder', 'layer', 'levels', 'channels', 'strides', f'sizes at {PROBE_SIZE[0]}x{PROBE_SIZE[1]}')
+        rows.append(('student' if from_student else 'teacher', name, str(source), *_tap_text(tap, size)))
+    header = ('side', 'recorder', 'layer', 'levels', 'channels', 'strides', f'sizes at {size[0]}x{size[1]}')
     report.tables.append(('Tapped layers', header, rows))
     losses = []
     for name, sources in distiller.mappings.items():
@@ -34,10 +33,10 @@ def report_wiring(model: nn.Module, report: ConfigReport) -> None:
     report.tables.append(('Losses', ('loss', 'weight', 'argument', 'from', 'through'), losses))
 
 
-def _tap_text(tap: Tap | None) -> tuple[str, str, str, str]:
+def _tap_text(tap: Tap | None, size: tuple[int, int]) -> tuple[str, str, str, str]:
     if tap is None:
         return '', 'no feature map', '', ''
-    sizes = [f'{PROBE_SIZE[0] // s}x{PROBE_SIZE[1] // s}' for s in tap.strides]
+    sizes = [f'{size[0] // s}x{size[1] // s}' for s in tap.strides]
     join = ' '.join
     return join(tap.names), join(map(str, tap.channels)), join(map(str, tap.strides)), join(sizes)
 

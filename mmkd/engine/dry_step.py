@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmkd.engine.explain import explain
 from mmkd.engine.random_state import preserved_random_state
 from mmkd.models.algorithms.missing_operator import MissingOperatorError, lent_operators
+from mmkd.models.algorithms.probe_size import PROBE_SIZE
 
 # (H, W) px: a whole cell at stride 128, and not square.
 SIZE = (128, 256)
@@ -24,25 +25,29 @@ SIZE = (128, 256)
 BOXES = ((20.0, 10.0, 180.0, 110.0), (200.0, 40.0, 230.0, 64.0))
 
 
-def made_batch() -> tuple[Tensor, list[DetDataSample]]:
-    """A preprocessed batch of one image of noise, (1, 3, H, W), with two objects of class 0."""
-    inputs = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+def made_batch(size: tuple[int, int] = SIZE) -> tuple[Tensor, list[DetDataSample]]:
+    """A preprocessed batch of one image of noise, (1, 3, H, W), with two objects of class 0.
+
+    Args:
+        size: (H, W) px, at least `SIZE`.
+    """
+    inputs = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     meta = dict(
-        img_shape=SIZE,
-        ori_shape=SIZE,
-        pad_shape=SIZE,
-        batch_input_shape=SIZE,
+        img_shape=size,
+        ori_shape=size,
+        pad_shape=size,
+        batch_input_shape=size,
         scale_factor=(1.0, 1.0),
         flip=False,
         img_id=0,
         img_path='a made image',
     )
-    masks = np.zeros((len(BOXES), *SIZE), dtype=np.uint8)
+    masks = np.zeros((len(BOXES), *size), dtype=np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, BOXES, strict=True):
         mask[int(y1) : int(y2), int(x1) : int(x2)] = 1
     sample = DetDataSample(metainfo=meta)
     labels = torch.zeros(len(BOXES), dtype=torch.long)
-    sample.gt_instances = InstanceData(bboxes=torch.tensor(BOXES), labels=labels, masks=BitmapMasks(masks, *SIZE))
+    sample.gt_instances = InstanceData(bboxes=torch.tensor(BOXES), labels=labels, masks=BitmapMasks(masks, *size))
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     return inputs, [sample]
 
@@ -63,6 +68,7 @@ def step_problem(model: nn.Module) -> str | None:
         networks['teacher'] = model.teacher
         model._teacher.loaded = True  # its weights are checked elsewhere
     model.distiller.schedules = {}
+    size = SIZE if model.distiller.input_size == PROBE_SIZE else model.distiller.input_size
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -70,13 +76,13 @@ def step_problem(model: nn.Module) -> str | None:
     with preserved_random_state(), warnings.catch_warnings(), torch.no_grad(), lent_operators(**networks):
         warnings.simplefilter('ignore')
         try:
-            model.architecture(*made_batch(), mode='loss')
+            model.architecture(*made_batch(size), mode='loss')
         except MissingOperatorError as error:
             return str(error)
         except Exception:
             return None
         try:
-            model(*made_batch(), mode='loss')
+            model(*made_batch(size), mode='loss')
         except Exception as error:
             if os.environ.get('MMKD_TRACEBACK') == '1':
                 raise

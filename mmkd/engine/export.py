@@ -25,6 +25,7 @@ from mmkd.engine.export_report import ExportReport, teacher_of
 from mmkd.engine.export_source import ExportSource, read_source
 from mmkd.engine.mmdet_config import dataset_metainfo, inference_dataset, mmdet_config, one_metainfo
 from mmkd.engine.preflight import check_sizes
+from mmkd.models.algorithms.probe_size import probe_input
 from mmkd.models.algorithms.teacher import file_sha256, load_strictly
 from mmkd.whole_files import write_whole
 
@@ -159,7 +160,8 @@ def _outputs(model: BaseModel, inputs: Tensor) -> list[Tensor]:
 
 def rounding(model: BaseModel, exported: BaseModel) -> float:
     """Largest difference of both networks' raw outputs on random pixels, as a part of an output's largest value."""
-    inputs = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    size = probe_input(student=model).shape
+    inputs = torch.randn(size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         pairs = zip(_outputs(model, inputs), _outputs(exported, inputs), strict=True)
         found = [(a - b).abs().max() / a.abs().max().clamp_min(1e-6) for a, b in pairs]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from mmkd.models.algorithms.dry_student import prefixed, probe_student
 from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
-from mmkd.models.algorithms.teacher_student import PROBE_SIZE
+from mmkd.models.algorithms.probe_size import probe_input
 from mmkd.models.apart import own_randomness
 from mmkd.models.connectors.cross_scale import CrossScaleConnector
 from mmkd.registry import MODELS
@@ -55,9 +54,9 @@ class MultiScaleSelfDistill(PlainStudentAlgorithm):
                 self._connect()
 
     def _connect(self) -> None:
-        inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
+        inputs = probe_input(student=self.architecture)
         self.student_targets = probe_student(self.architecture, self.distiller, inputs)
-        self.distiller.connect(PROBE_SIZE)
+        self.distiller.connect(tuple(inputs.shape[-2:]))
         for loss, sources in self.distiller.mappings.items():
             name = sources['preds_S'].connector if 'preds_S' in sources else None
             connector = self.distiller.connectors[name] if name is not None else None

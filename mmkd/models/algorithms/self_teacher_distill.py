@@ -12,7 +12,7 @@ from mmkd.models.algorithms.dry_student import Listening, prefixed, probe_studen
 from mmkd.models.algorithms.grown_teacher import GrownTeacher, detach_records, grown_config
 from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
-from mmkd.models.algorithms.teacher_student import PROBE_SIZE
+from mmkd.models.algorithms.probe_size import probe_input
 from mmkd.models.apart import own_randomness
 from mmkd.models.distillers.tapped_layers import check_layers
 from mmkd.registry import MODELS
@@ -78,9 +78,9 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
             self._connect(lambda features: grown_config(architecture, self_teacher, source, features, changes or {}))
 
     def _connect(self, config: Any) -> None:
-        inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
         layer = self.architecture.get_submodule(self.source)
         with Listening(layer) as heard, lent_operators(student=self.architecture):
+            inputs = probe_input(student=self.architecture)
             self.student_targets = probe_student(self.architecture, self.distiller, inputs, sources=(self.source,))
         if not isinstance(heard.output, list | tuple):
             raise ValueError(f'source={self.source!r} must give a tuple of levels, it gives {type(heard.output)}.')
@@ -88,7 +88,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         self.add_apart('self_teacher', grown.to(inputs.device))
         with lent_operators(self_teacher=grown):
             grown.connect(self.distiller, inputs, heard.output, self.student_targets.records(1)['rois'])
-        self.distiller.connect(PROBE_SIZE)
+        self.distiller.connect(tuple(inputs.shape[-2:]))
         self.student_targets.release()
 
     def listen_again(self) -> None:

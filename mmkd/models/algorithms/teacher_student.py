@@ -14,13 +14,11 @@ from mmkd.models.algorithms.dry_student import prefixed, probe_student
 from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
+from mmkd.models.algorithms.probe_size import probe_input
 from mmkd.models.algorithms.roi_forward import PREFIX
 from mmkd.models.algorithms.teacher import Teacher
 from mmkd.models.apart import own_randomness
 from mmkd.registry import MODELS
-
-# Divisible by 128, so that P7 has whole cells, and not square, so that H and W are not confused.
-PROBE_SIZE = (256, 384)
 
 
 @MODELS.register_module()
@@ -78,13 +76,13 @@ class TeacherStudentDistill(PlainStudentAlgorithm):
     def _connect(self) -> None:
         """Attach the recorders and let both networks run dry once, so that the distiller sees the records."""
         self.distiller.prepare_from_teacher(self.teacher)
-        inputs = torch.zeros(1, 3, *PROBE_SIZE, device=next(self.architecture.parameters()).device)
+        inputs = probe_input(student=self.architecture, teacher=self.teacher)
         with self.distiller.teacher_recorders:
             sources, forget = self.distiller.module_sources(from_student=False), partial(self.distiller.release, False)
             features = self._teacher.tap(sources, inputs, forget)
         self.student_targets = probe_student(self.architecture, self.distiller, inputs)
         self._run_on_rois(features, num_images=1)
-        self.distiller.connect(PROBE_SIZE)
+        self.distiller.connect(tuple(inputs.shape[-2:]))
         self.student_targets.release()
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'TeacherStudentDistill':

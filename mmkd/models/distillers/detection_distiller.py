@@ -77,6 +77,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         self._drop_recorders_of_losses_that_are_off()
         self.level_names: dict[str, tuple[str, ...]] = {}
         self.taps: dict[tuple[bool, str], Tap | None] = {}
+        self.input_size: tuple[int, int] | None = None  # (H, W) px of the dry forward, None before it
         self.factors, self.step = dict.fromkeys(self.distill_losses, 1.0), 0
         self.reader = RecordReader({side: self.recorders(side) for side in SIDES.values()}, self.connectors, self.masks)
         self._unread_parameters: dict[tuple[str, ...], list[nn.Parameter]] = {}
@@ -156,6 +157,7 @@ class DetectionDistiller(SavedApart, ConfigurableDistiller):
         Raises:
             ValueError: levels or channels that cannot match; names the loss and both sides.
         """
+        self.input_size = input_size
         connection = Connection(self.reader, input_size)
         for loss, sources in self.mappings.items():
             self.mappings[loss] = connection.match(loss, sources)
