@@ -90,6 +90,13 @@ def test_mean_equals_golden_numbers_of_other_libraries(key, padding, tolerance):
     assert ssim_map(x, y, data_range=1.0, padding=padding).mean().item() == pytest.approx(golden, abs=tolerance)
 
 
+@pytest.mark.parametrize(('exponents', 'golden'), [((1, 0, 0), 0.99747), ((0, 1, 0), 0.99175), ((0, 0, 1), 0.82509)])
+def test_means_of_luminance_contrast_and_structure_equal_golden_numbers(exponents, golden):
+    """Each part alone; notes/papers.md section 9, where five digits are given."""
+    x, y = random_pair(2, 3, 32, 40)
+    assert ssim_map(x, y, data_range=1.0, exponents=exponents).mean().item() == pytest.approx(golden, abs=6e-6)
+
+
 @pytest.mark.parametrize('data_range', [1.0, 255.0])
 @pytest.mark.parametrize('window_size', [3, 11])
 def test_map_equals_kornia(window_size, data_range):
