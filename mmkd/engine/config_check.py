@@ -1,5 +1,6 @@
 """Everything that can be wrong with a distillation, found on one image before training."""
 
+import copy
 import logging
 import os
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def check_config(cfg: Config, *, data: bool = True, weights: bool = True, diagno
         if report.problems:
             return report
         with own_randomness():
-            model = MODELS.build(cfg.model)
+            model = MODELS.build(copy.deepcopy(cfg.model))
             if not hasattr(model, 'distiller'):
                 report.warnings.append('This configuration distils nothing.')
                 return report

@@ -15,17 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmkd.engine.method_choice import SELF_DISTILLATION
 from mmkd.engine.preflight_data import dataset_classes, datasets, is_elsewhere
+from mmkd.engine.rate_rules import (
+    learning_rate_of_zero,
+    loop_limit,
+    max_epochs,
+    milestones_after_the_end,
+    parameter_groups_without_parameters,
+    rate_of_the_self_teacher,
+    rate_without_scaling,
+)
 from mmkd.engine.student_config import is_distillation
-
-
-def _limit(cfg: Config, name: str) -> int | None:
-    """`max_epochs` or `max_iters`; what is no number there is the preflight's to say."""
-    limit = (cfg.get('train_cfg') or {}).get(name)
-    return limit if isinstance(limit, int) else None
-
-
-def _max_epochs(cfg: Config) -> int | None:
-    return _limit(cfg, 'max_epochs') if (cfg.get('train_cfg') or {}).get('by_epoch', True) else None
 
 
 def _distiller(cfg: Config) -> Mapping[str, Any]:
@@ -37,7 +36,7 @@ def schedules_after_the_end(cfg: Config) -> Iterator[str]:
 
     An iteration loop has fewer epochs than iterations; how many is known when the data is there (`ScheduleHook`).
     """
-    epochs, iterations = _max_epochs(cfg), _limit(cfg, 'max_iters')
+    epochs, iterations = max_epochs(cfg), loop_limit(cfg, 'max_iters')
     for name, schedule in (_distiller(cfg).get('schedules') or {}).items():
         by_epoch = schedule.get('by_epoch', True)
         limit, unit = (epochs, 'epochs') if by_epoch and epochs is not None else (iterations, 'iterations')
@@ -108,24 +107,6 @@ def evaluator_of_several_sets(cfg: Config) -> Iterator[str]:
             yield f'val_evaluator reads {path}, and {len(sets)} validation sets are joined: it must be of all images.'
 
 
-def parameter_groups_without_parameters(cfg: Config) -> Iterator[str]:
-    """`custom_keys` that still name MMRazor's `architecture.`."""
-    keys = ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
-    for key in keys:
-        if key.startswith('architecture'):
-            yield (
-                f'paramwise_cfg.custom_keys.{key} matches nothing: parameters have the plain names of the student '
-                f'({key.removeprefix("architecture").lstrip(".") or "backbone"}).'
-            )
-
-
-def learning_rate_of_zero(cfg: Config) -> Iterator[str]:
-    """An optimiser that changes nothing."""
-    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    if optimizer.get('lr') is not None and optimizer['lr'] <= 0:
-        yield f'optim_wrapper.optimizer.lr is {optimizer["lr"]}: nothing would be learnt.'
-
-
 def everything_switched_off(cfg: Config) -> Iterator[str]:
     """Distillation losses that all have weight 0, or none at all."""
     losses = _distiller(cfg).get('distill_losses')
@@ -187,35 +168,10 @@ def recorders_without_use(cfg: Config) -> Iterator[str]:
                 yield f'{side}.{name} is read by no loss.'
 
 
-def rate_without_scaling(cfg: Config) -> Iterator[str]:
-    """A batch that is not the one for which the learning rate was chosen."""
-    scale, loader = cfg.get('auto_scale_lr') or {}, cfg.get('train_dataloader') or {}
-    base, batch = scale.get('base_batch_size'), loader.get('batch_size')
-    counts = (cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
-    batch = batch and batch * counts if not scale.get('enable') else batch
-    if base and batch and base % batch == 0 and base != batch and not scale.get('enable'):
-        yield (
-            f'The learning rate is meant for {base} images a step; {batch} a process make that with {base // batch} '
-            'processes. With another number use --auto-scale-lr.'
-        )
-    elif base and batch and base % batch:
-        yield f'The learning rate is meant for {base} images a step, the batch is {batch} a process: --auto-scale-lr.'
-
-
-def milestones_after_the_end(cfg: Config) -> Iterator[str]:
-    """Learning rate steps that come when training is over."""
-    limit = _max_epochs(cfg)
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, list | tuple) else [schedulers]:
-        late = [m for m in scheduler.get('milestones', []) if limit and scheduler.get('by_epoch', True) and m >= limit]
-        if late:
-            yield f'param_scheduler has milestones {late}, but training ends at {limit} epochs.'
-
-
 def never_validated(cfg: Config) -> Iterator[str]:
     """A validation interval beyond the end."""
     loop = cfg.get('train_cfg') or {}
-    limit = _max_epochs(cfg)
+    limit = max_epochs(cfg)
     interval = loop.get('val_interval', 1)
     if limit and cfg.get('val_dataloader') and isinstance(interval, int) and interval > limit:
         yield f'val_interval is {interval}, but training ends at {limit} epochs: never validated.'
@@ -292,6 +248,7 @@ WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     everything_switched_off,
     recorders_without_use,
     rate_without_scaling,
+    rate_of_the_self_teacher,
     milestones_after_the_end,
     never_validated,
     validated_on_training_data,

@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from mmkd.engine.config_report import ConfigReport
+from mmkd.models.algorithms.sample_copies import copied_samples
 
 REPEATS = 3
 # A loss this far from the student's own rules the training, or is lost in it.
@@ -87,11 +88,11 @@ def report_step(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
     distiller = model.distiller
     kept_schedules, distiller.schedules = distiller.schedules, {}
     try:
-        plain = _measure(model, lambda: model.architecture(inputs, samples, mode='loss'))
+        plain = _measure(model, lambda: model.architecture(inputs, copied_samples(samples), mode='loss'))
         unused_plain = set(_without_gradient(model.architecture))
-        whole = _measure(model, lambda: model(inputs, samples, mode='loss'))
+        whole = _measure(model, lambda: model(inputs, copied_samples(samples), mode='loss'))
         unused = _without_gradient(model)
-        losses = model(inputs, samples, mode='loss')
+        losses = model(inputs, copied_samples(samples), mode='loss')
         _report_losses(model, losses, report)
         for name in distiller.untrained_connectors():
             report.problems.append(

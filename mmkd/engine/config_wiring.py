@@ -12,7 +12,7 @@ from torch import nn
 from mmkd.engine.config_report import ConfigReport
 from mmkd.engine.detector_classes import num_classes, recorded_class_outputs
 from mmkd.engine.preflight_data import dataset_classes, datasets
-from mmkd.models.algorithms.teacher import compare_states
+from mmkd.models.algorithms.checkpoint_state import compare_states, is_harmless, plain_state
 from mmkd.models.distillers.wiring import Source, Tap
 
 
@@ -122,9 +122,7 @@ def _class_problems(model: nn.Module, classes: tuple, counts: tuple, report: Con
 
 def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> None:
     """How much of the teacher the checkpoint fills."""
-    state = checkpoint.get('state_dict', checkpoint)
-    state = {k.removeprefix('module.'): v for k, v in state.items()}
-    network = model.teacher
+    state, network = plain_state(checkpoint), model.teacher
     found = compare_states(network, state)
     own = network.state_dict()
     bad = {key.split(' ')[0] for key in found['shape']} | set(found['missing'])
@@ -140,15 +138,16 @@ def report_coverage(model: nn.Module, checkpoint: Any, report: ConfigReport) -> 
 
 def report_start(model: nn.Module, checkpoint: Any, name: str, report: ConfigReport) -> None:
     """How much of the student a `load_from` checkpoint fills: MMEngine loads what fits and says little."""
-    state = {k.removeprefix('module.'): v for k, v in checkpoint.get('state_dict', checkpoint).items()}
+    state = plain_state(checkpoint, name=name)
     if any(key.startswith('architecture.') for key in state):
         report.problems.append(f'load_from {name} is a checkpoint of an MMRazor algorithm ("architecture.*").')
         return
     found = compare_states(model.architecture, state)
-    own = model.architecture.state_dict()
-    fits = sum(key in state and state[key].shape == value.shape for key, value in own.items())
+    names = [key for key in model.architecture.state_dict() if not is_harmless(key)]
+    bad = {key.split(' ')[0] for key in found['shape']} | set(found['missing'])
+    fits = sum(key not in bad for key in names)
     if fits == 0:
         report.problems.append(f'load_from {name}: nothing of it fits the student.')
     elif any(found.values()):
         first = next(keys[0] for keys in found.values() if keys)
-        report.warnings.append(f'load_from {name} fills {fits} of {len(own)} tensors of the student ({first}, ...).')
+        report.warnings.append(f'load_from {name} fills {fits} of {len(names)} tensors of the student ({first}, ...).')

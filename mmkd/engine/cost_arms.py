@@ -24,6 +24,7 @@ from mmkd.engine.config_check import initialise_without_download
 from mmkd.engine.detector_classes import num_classes
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import load_model_source
+from mmkd.models.algorithms.sample_copies import copied_samples
 from mmkd.models.algorithms.step_clock import StepClock
 from mmkd.models.algorithms.teacher_options import split_teacher
 
@@ -208,7 +209,7 @@ class Workbench:
             if hasattr(model, 'clock'):
                 model.clock.begin(self.inputs.device)
             with optimizer.optim_context(model):
-                losses = model(self.inputs, self.samples, mode='loss')
+                losses = model(self.inputs, copied_samples(self.samples), mode='loss')
             total, _ = model.parse_losses(losses)
             optimizer.update_params(total)
             if hasattr(model, 'clock'):

@@ -1,5 +1,6 @@
 """Which classes a detector predicts and a data set has, and which of a detector's layers depend on their number."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def class_parameters(model: nn.Module, config: Mapping[str, Any]) -> set[str] | 
         return None
     try:
         with own_randomness():
-            other = ROOT_MODELS.build(changed)
+            other = ROOT_MODELS.build(copy.deepcopy(changed))
     except Exception:  # of any detector: weights a class that are given as a list, say
         return None
     shapes = {name: parameter.shape for name, parameter in other.named_parameters()}

@@ -68,7 +68,7 @@ def step_problem(model: nn.Module) -> str | None:
         networks['teacher'] = model.teacher
         model._teacher.loaded = True  # its weights are checked elsewhere
     model.distiller.schedules = {}
-    size = SIZE if model.distiller.input_size == PROBE_SIZE else model.distiller.input_size
+    size, hint = _made_size(model)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -86,5 +86,24 @@ def step_problem(model: nn.Module) -> str | None:
         except Exception as error:
             if os.environ.get('MMKD_TRACEBACK') == '1':
                 raise
-            return f'a training step on a made image fails ({type(error).__name__}): {explain(error)}'
+            return f'a training step on a made image fails ({type(error).__name__}): {explain(error)}{hint}'
     return None
+
+
+def _made_size(model: nn.Module) -> tuple[tuple[int, int], str]:
+    """(H, W) px of the made image, and what to add to an error on it.
+
+    Where the student's images need not be as divisible as those of the teacher, this one is not: networks that add maps
+    of two strides cell by cell (YOLO's kind) cannot take it.
+    """
+    size = SIZE if model.distiller.input_size == PROBE_SIZE else model.distiller.input_size
+    if not hasattr(model, '_teacher'):
+        return size, ''
+    own, other = (getattr(m.data_preprocessor, 'pad_size_divisor', 1) for m in (model.architecture, model.teacher))
+    if own % other == 0:
+        return size, ''
+    odd = tuple(side + own for side in size)
+    return odd, (
+        f'. The teacher pads its images to a multiple of {other} px, the student to one of {own}, and this image has '
+        f'{odd[0]}x{odd[1]} px: if that is the reason, give the student data_preprocessor.pad_size_divisor={other}.'
+    )

@@ -25,8 +25,8 @@ from mmkd.engine.export_report import ExportReport, teacher_of
 from mmkd.engine.export_source import ExportSource, read_source
 from mmkd.engine.mmdet_config import dataset_metainfo, inference_dataset, mmdet_config, one_metainfo
 from mmkd.engine.preflight import check_sizes
+from mmkd.models.algorithms.checkpoint_state import file_sha256, load_strictly
 from mmkd.models.algorithms.probe_size import probe_input
-from mmkd.models.algorithms.teacher import file_sha256, load_strictly
 from mmkd.whole_files import write_whole
 
 # Sums over many images; and a table of whole numbers that GFL's head multiplies with.
@@ -116,7 +116,7 @@ def build(cfg: Config, state: Any, name: str) -> BaseModel:
 
     Raises:
         ValueError: a size in the configuration that no machine could serve.
-        mmkd.models.algorithms.teacher.CheckpointMismatchError: the weights are not this network's.
+        mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: the weights are not this network's.
     """
     too_large = list(check_sizes(cfg))
     if too_large:
@@ -199,7 +199,7 @@ def export_student(name: str, options: ExportOptions) -> ExportReport:
         FileNotFoundError: the source does not exist.
         ValueError: wrong names or shapes, or a source without a student.
         mmkd.compat.UnsafeCheckpointError: the source is damaged or wants to execute code.
-        mmkd.models.algorithms.teacher.CheckpointMismatchError: weights and configuration are of different networks.
+        mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: the weights are of another network.
         mmkd.engine.export_onnx.OnnxError: the student cannot become a graph.
     """
     check_outputs(options)

@@ -3,6 +3,7 @@
 Everything is checked, and everything wrong is said at once.
 """
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from inspect import signature
@@ -21,8 +22,9 @@ from mmkd.engine.explain import explain
 from mmkd.engine.preflight_data import check_data, dataset_classes, datasets
 from mmkd.engine.preflight_sizes import check_sizes
 from mmkd.engine.student_config import is_distillation
+from mmkd.models.algorithms.checkpoint_state import CheckpointMismatchError, load_strictly
 from mmkd.models.algorithms.inherit import inherit_weights
-from mmkd.models.algorithms.teacher import CheckpointMismatchError, Teacher, load_strictly
+from mmkd.models.algorithms.teacher import Teacher
 from mmkd.models.apart import own_randomness
 from mmkd.near_names import nearest
 
@@ -142,7 +144,7 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
 
 def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
     """A model that cannot be built, wired or stepped, or a teacher whose checkpoint is not its own."""
-    model = cfg.model.copy()
+    model = copy.deepcopy(cfg.model)  # DETR's kind write into what they are built from
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     try:

@@ -21,7 +21,7 @@ from mmkd.engine.comparison import COSTS, Candidate, Comparison, parse_others, t
 from mmkd.engine.detector_cost import gflops, milliseconds, parameter_count
 from mmkd.engine.launch import build_runner
 from mmkd.engine.student_config import is_distillation
-from mmkd.models.algorithms.teacher import load_strictly
+from mmkd.models.algorithms.checkpoint_state import load_strictly
 
 COST_IMAGES = 10
 
@@ -57,7 +57,7 @@ def check_checkpoint(cfg: Config, *, strict: bool = True) -> None:
     Raises:
         FileNotFoundError: the file does not exist.
         mmkd.compat.UnsafeCheckpointError: the file is damaged or wants to execute code.
-        mmkd.models.algorithms.teacher.CheckpointMismatchError: the file is of another network.
+        mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: the file is of another network.
     """
     path = compat.fetch_checkpoint(cfg.load_from)
     if path is None:
@@ -191,7 +191,7 @@ def test(cfg: Config, options: TestOptions, distillation: Config | None = None) 
     Raises:
         FileNotFoundError: a checkpoint does not exist.
         ValueError: `out` is no `.pkl` file, the configuration has no test set, or there is nothing to compare with.
-        mmkd.models.algorithms.teacher.CheckpointMismatchError: a checkpoint is of another network.
+        mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: a checkpoint is of another network.
     """
     _refuse(cfg, options)
     releases.check_ops()

@@ -1,5 +1,6 @@
 """What `tools/visualize_distillation.py` does after parsing its arguments."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmkd.engine.distillation_pictures import KINDS, PictureOptions, draw_subjec
 from mmkd.engine.preflight_data import dataset_classes
 from mmkd.engine.student_config import is_distillation
 from mmkd.engine.subjects import CocoTruth, Subject, image_pipeline, load_subject, refuse_same_names, subjects_of
-from mmkd.models.algorithms.teacher import CheckpointMismatchError, load_strictly
+from mmkd.models.algorithms.checkpoint_state import CheckpointMismatchError, load_strictly
 from mmkd.models.apart import load_apart
 from mmkd.visualization.style import save_figure
 
@@ -158,9 +159,9 @@ def load_distillation(cfg: Config, checkpoint: str | None, device: str) -> tuple
 
     Raises:
         FileNotFoundError: no such file.
-        mmkd.models.algorithms.teacher.CheckpointMismatchError: it is of another network or method.
+        mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: it is of another network or method.
     """
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(copy.deepcopy(cfg.model))
     remarks = []
     if checkpoint is None:
         model.init_weights()
@@ -191,6 +192,6 @@ def _load_apart(model: nn.Module, saved: Any, checkpoint: str) -> list[str]:
 
 
 def _load_plain(cfg: Config, checkpoint: str, device: str) -> nn.Module:
-    plain = MODELS.build(cfg.model.architecture)
+    plain = MODELS.build(copy.deepcopy(cfg.model.architecture))
     load_strictly(plain, _read(checkpoint), name=f'{type(plain).__name__} from {checkpoint}')
     return plain.to(device).eval()

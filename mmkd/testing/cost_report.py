@@ -1,11 +1,12 @@
 """From the JSON files of `tools/benchmark_cost.py` to tables on a page and a plot.
 
-python -m mmkd.testing.cost_report docs/results/cost_*.json --page docs/cost.md --plot docs/figures/cost.svg
+python -m mmkd.testing.cost_report docs/results/cost_*.json --page docs/cost.md --details docs/results/cost.md \\
+    --plot docs/figures/cost.svg
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,21 +205,27 @@ def _draw(axes: Axes, panel: _Panel) -> None:
     axes.legend(frameon=False)
 
 
+def _text(files: Sequence[dict], parts: Sequence[Callable[[Sequence[dict]], str]]) -> str:
+    return '\n\n'.join(filter(None, (part(files) for part in parts)))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('files', type=Path, nargs='+', help='JSON files of tools/benchmark_cost.py')
     parser.add_argument('--page', type=Path, help='Markdown page whose section `cost` is written')
+    parser.add_argument('--details', type=Path, help='page for all but the ratios, so that --page stays short')
     parser.add_argument('--name', default='cost', help='of the section')
     parser.add_argument('--plot', type=Path, help='picture to write')
     args = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in args.files]
-    parts = (ratio_table, split_table, work_table, operator_table, hook_line, notes)
-    text = '\n\n'.join(filter(None, (part(files) for part in parts)))
-    print(text)
+    short, long = _text(files, (ratio_table, hook_line)), _text(files, (split_table, work_table, operator_table, notes))
+    print(f'{short}\n\n{long}')
     if args.page:
-        write_section(args.page, args.name, text)
+        write_section(args.page, args.name, short if args.details else f'{short}\n\n{long}')
         write_section(args.page, f'{args.name} gpus', gpu_table(files))
+    if args.details:
+        write_section(args.details, args.name, long)
     if args.plot:
         save_figure(cost_figure(files), args.plot)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -25,7 +26,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
-    """Write a figure.
+    """Write a figure; an SVG's content depends on nothing but the figure.
 
     Args:
         figure: What to write.
@@ -37,7 +38,9 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 110) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    dated = dict(metadata=dict(Date=None)) if path.suffix == '.svg' else {}
+    with rc_context({'svg.hashsalt': 'mmkd'}):
+        figure.savefig(path, dpi=dpi, **dated)
     return path
 
 

@@ -13,7 +13,7 @@ from mmkd.engine.comparison import COSTS, Comparison, parse_others, teacher_cand
 from mmkd.engine.detector_cost import gflops, milliseconds, parameter_count
 from mmkd.engine.launch import load_config, prepare_test
 from mmkd.engine.testing import TestOptions, candidates, test
-from mmkd.models.algorithms.teacher import CheckpointMismatchError
+from mmkd.models.algorithms.checkpoint_state import CheckpointMismatchError
 from mmkd.testing.shrink import shrink
 from mmkd.testing.toy_run import ToyRun, make_toy_run
 

@@ -23,7 +23,7 @@ from mmkd.engine.export import ExportOptions, check_outputs, export_student, hal
 from mmkd.engine.export_source import find_checkpoint, find_config, read_source, student_state
 from mmkd.engine.launch import load_config, prepare_training, train
 from mmkd.engine.mmdet_config import is_foreign, mmdet_config, one_metainfo
-from mmkd.models.algorithms.teacher import CheckpointMismatchError
+from mmkd.models.algorithms.checkpoint_state import CheckpointMismatchError
 from mmkd.testing.toy_run import ToyRun, make_toy_run
 
 ROOT = Path(__file__).resolve().parents[2]

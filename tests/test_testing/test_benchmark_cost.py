@@ -263,6 +263,11 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     assert f'| {sent:.0f} |' in text
     assert 'ms added to plain and teacher' in text
     assert plot.read_text().startswith('<?xml')
+    details = tmp_path / 'details.md'
+    write_report([str(file), '--page', str(page), '--details', str(details)])
+    text = page.read_text()
+    assert f'**{median:.2f}**' in text and figures['command'] not in text and 'ms added' not in text
+    assert figures['command'] in details.read_text() and 'ms added to plain and teacher' in details.read_text()
     with pytest.raises(ValueError, match='at least one'):
         cost_figure([])
 

@@ -5,6 +5,7 @@ constructors, hooks and DDP see MMDetection's plain names (`backbone.conv1.weigh
 `architecture.backbone.conv1.weight`). What the method adds (connectors, self-teachers) inherits `SavedApart`.
 """
 
+import copy
 from typing import Any
 
 import mmkd.compat  # noqa: F401  (makes mmrazor importable)
@@ -35,13 +36,16 @@ def training_progress() -> tuple[int, int]:
 
 
 def build_student(architecture: dict | BaseModel) -> BaseModel:
-    """Build a student by MMEngine's root registry, exactly as MMEngine's Runner would.
+    """Build a student by MMEngine's root registry, as MMEngine's Runner would; the configuration stays as it is.
+
+    MMDetection's Deformable DETR and its kind write into the configuration that they are built from, and refuse
+    it then.
 
     Raises:
         TypeError: neither a configuration nor a model.
     """
     if isinstance(architecture, dict):
-        architecture = ROOT_MODELS.build(architecture)
+        architecture = ROOT_MODELS.build(copy.deepcopy(architecture))
     if not isinstance(architecture, BaseModel):
         raise TypeError(f'architecture must be a dict or an MMEngine BaseModel, got {type(architecture).__name__}.')
     return architecture

@@ -13,6 +13,7 @@ from mmkd.models.algorithms.grown_teacher import GrownTeacher, detach_records, g
 from mmkd.models.algorithms.missing_operator import lent_operators
 from mmkd.models.algorithms.plain_student import PlainStudentAlgorithm, training_progress
 from mmkd.models.algorithms.probe_size import probe_input
+from mmkd.models.algorithms.sample_copies import copied_samples
 from mmkd.models.apart import own_randomness
 from mmkd.models.distillers.tapped_layers import check_layers
 from mmkd.registry import MODELS
@@ -112,6 +113,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
             Losses by name.
         """
         teaches = self.distiller.begin_step(*training_progress())
+        untouched = copied_samples(data_samples)
         recorded = any(self.distiller.active(loss) for loss in self.distiller.mappings)
         layer = self.architecture.get_submodule(self.source)
         with (
@@ -123,7 +125,7 @@ class SelfTeacherDistill(PlainStudentAlgorithm):
         targets = self.student_targets.records(len(inputs))
         rois = targets['rois'] if teaches else None
         with self.clock.part('teacher'):
-            own = self._run_self_teacher(heard.output, inputs, data_samples, rois, teaches)
+            own = self._run_self_teacher(heard.output, inputs, untouched, rois, teaches)
         with self.clock.part('distill'):
             distilled = self.distiller.compute_distill_losses(dict(targets, data_samples=data_samples))
         self.distiller.release()

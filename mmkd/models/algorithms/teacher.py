@@ -1,9 +1,7 @@
 """The frozen network a student learns from."""
 
-import fnmatch
-import hashlib
+import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,28 +13,13 @@ from torch import Tensor
 
 from mmkd.compat import fetch_checkpoint
 from mmkd.models.algorithms.cheap_teacher import make_cheap, relative_difference
+from mmkd.models.algorithms.checkpoint_state import file_sha256, load_strictly
 from mmkd.models.algorithms.model_config import ModelSource, load_model_source
 from mmkd.models.algorithms.renormalise import Renormalise
 from mmkd.models.algorithms.roi_forward import RoIForward
 from mmkd.models.algorithms.tapped_forward import TappedForward, blank_samples
 from mmkd.models.algorithms.teacher_options import TeacherOptionError, split_teacher
 from mmkd.models.apart import own_randomness
-
-# Keys that older MMDetection releases wrote or left out, without effect on what the network computes.
-HARMLESS_KEYS = (
-    '*.num_batches_tracked',
-    'data_preprocessor.*',
-    '*.integral.project',
-    '*prior_generator*',
-    '*anchor_generator*',
-    '*loss_*.class_weight',
-)
-
-
-class CheckpointMismatchError(RuntimeError):
-    """A checkpoint that is not this network's."""
-
-    user_mistake = True
 
 
 class Teacher:
@@ -69,7 +52,7 @@ class Teacher:
         else:
             self.source = load_model_source(config)
             with own_randomness():
-                self.model = ROOT_MODELS.build(self.source.model)
+                self.model = ROOT_MODELS.build(copy.deepcopy(self.source.model))
         self.checkpoint = checkpoint or self.source.weights
         if self.checkpoint is None and not self.loaded:
             raise ValueError(
@@ -224,73 +207,3 @@ class LentTeacher:
 
     def set_device(self, device: torch.device) -> None:
         """Nothing, too."""
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content, in hexadecimal."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b''):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _harmless(key: str) -> bool:
-    return any(fnmatch.fnmatch(key, pattern) for pattern in HARMLESS_KEYS)
-
-
-def _listed(keys: list[str]) -> str:
-    return ', '.join(keys[:6]) + (f' and {len(keys) - 6} more' if len(keys) > 6 else '')
-
-
-def compare_states(model: BaseModel, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps a state from being this model's: `missing`, `unexpected` and `shape` keys, harmless ones left out."""
-    own = model.state_dict()
-    shapes = [k for k in own if k in state and tuple(state[k].shape) != tuple(own[k].shape)]
-    return dict(
-        missing=[k for k in own if k not in state and not _harmless(k)],
-        unexpected=[k for k in state if k not in own and not _harmless(k)],
-        shape=[f'{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in shapes],
-    )
-
-
-def load_strictly(model: BaseModel, checkpoint: Mapping, *, name: str, strict: bool = True) -> None:
-    """Load a checkpoint into a model and refuse one that does not fit.
-
-    Args:
-        model: receives the weights.
-        checkpoint: a checkpoint with `state_dict`, or the state itself.
-        name: what to call model and file in messages.
-        strict: refuse; otherwise warn and load what fits.
-
-    Raises:
-        CheckpointMismatchError: keys are missing, unexpected, or of another shape.
-    """
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointMismatchError(f'{name} is no checkpoint: it holds no state_dict of tensors.')
-    state = {k.removeprefix('module.'): v for k, v in state.items()}
-    if any(k.startswith('architecture.') for k in state):
-        raise CheckpointMismatchError(
-            f'{name} is a checkpoint of an MMRazor algorithm (keys "architecture.*"), not of a detector. Export its '
-            'student first.'
-        )
-    problems = compare_states(model, state)
-    found = [f'{len(keys)} {kind}: {_listed(keys)}' for kind, keys in problems.items() if keys]
-    if found and strict:
-        classes = any('cls' in key for key in problems['shape'])
-        hint = ' Its number of classes seems to differ.' if classes else ''
-        raise CheckpointMismatchError(
-            f'The checkpoint does not fit {name}. ' + '; '.join(found) + f'.{hint} '
-            '(For a teacher, teacher_strict=False loads what fits.)'
-        )
-    if found:
-        print_log(f'Teacher {name} loaded in part. ' + '; '.join(found), logger='current', level=30)
-    own = model.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    with torch.no_grad():
-        model.load_state_dict(fitting, strict=False)
