@@ -136,6 +136,10 @@ def gaussian_window(size: int, sigma: float, like: Tensor) -> Tensor:
 def blur(x: Tensor, window: Tensor, padding: str) -> Tensor:
     """Weighted mean of each cell's neighbourhood, per channel, one axis after the other."""
     channels, size = x.shape[1], window.numel()
+    if x.is_cuda:  # cuDNN takes channels_last and single channels, maybe in TF32; torch's own depthwise kernel is exact
+        if channels == 1:
+            return blur(x.expand(-1, 2, -1, -1), window, padding)[:, :1]
+        x = x.contiguous()
     if padding == 'same' and size > 1:
         x = F.pad(x, (size // 2,) * 4, mode='reflect')
     x = F.conv2d(x, window.view(1, 1, -1, 1).expand(channels, 1, size, 1), groups=channels)

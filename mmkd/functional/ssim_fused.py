@@ -40,11 +40,13 @@ class Settings:
     normaliser: Normaliser
 
 
+@torch.compiler.disable
 def fused_dissimilarity_sum(x: Tensor, y: Tensor, weight: Tensor | None, settings: Settings) -> Tensor:
     """Sum of `weight * (1 - SSIM(psi(x), psi(y))) / 2` over all elements.
 
     Equal to the same sum of `mmkd.functional.ssim.plain_ssim_map` in value and gradient. Differentiable once, and with
-    respect to `x` alone: `create_graph=True` raises a RuntimeError.
+    respect to `x` alone: `create_graph=True` raises a RuntimeError. A `torch.compile` around it leaves it as it is:
+    what a compiler makes of convolutions on a GPU may round more than SSIM's small differences survive.
 
     Args:
         x: (N, C, H, W) float map.
@@ -157,6 +159,8 @@ class _FusedPass:
         if self.dense:
             down, across = (self.down.mT, self.across) if adjoint else (self.down, self.across.mT)
             return down @ (stack @ across)
+        if stack.shape[1] == 1:  # of one group it would be an ordinary convolution, which cuDNN may compute in TF32
+            return self._blur(stack.transpose(0, 1), adjoint).transpose(0, 1)
         padding = 2 * self.radius if adjoint else 0
         channels, size = stack.shape[1], self.window.numel()
         down = self.window.view(1, 1, -1, 1).expand(channels, 1, size, 1)

@@ -17,6 +17,7 @@ from mmkd.functional.ssim_fused import (
     rounds_products,
     split_into_parts,
 )
+from mmkd.models.losses.ssim_loss import SSIMLoss
 
 
 def random_pair(*shape: int) -> tuple[Tensor, Tensor]:
@@ -94,6 +95,39 @@ def test_dense_blur_is_the_blur_by_convolution():
     for padding in ('same', 'valid'):
         down, across = (blur_matrix(cells, window, padding) for cells in (9, 14))
         torch.testing.assert_close(down @ x @ across.mT, blur(x, window, padding))
+
+
+@pytest.mark.parametrize('images', [1, 3])
+def test_maps_of_one_channel_are_blurred_by_depthwise_convolutions_too(images, monkeypatch):
+    """Of one group they would be ordinary ones, which cuDNN computes in TF32."""
+    monkeypatch.setattr(ssim_fused, 'DENSE', 0)
+    whole, groups = torch.nn.functional.conv2d, []
+
+    def noted(*args, **kwargs):
+        groups.append(kwargs['groups'])
+        return whole(*args, **kwargs)
+
+    x, y = random_pair(images, 1, 13, 17)
+    options = SSIMOptions(window_size=5)
+    expected = value_and_gradient(((1 - plain_ssim_map(x, y, 1.0, options)) / 2).sum(), x)
+    monkeypatch.setattr(ssim_fused.F, 'conv2d', noted)
+    found = value_and_gradient(fused_dissimilarity_sum(x, y, None, Settings(1.0, options, Normaliser(scope=None))), x)
+    torch.testing.assert_close(found, expected)
+    assert len(groups) == 4 and min(groups) > 1
+
+
+def test_a_compiler_leaves_the_fused_form_as_it_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        ssim_fused, '_FusedPass', lambda *args, whole=ssim_fused._FusedPass: seen.append(1) or whole(*args)
+    )
+    loss = SSIMLoss(data_range=1.0)
+    results = []
+    for step in (loss, torch.compile(loss, backend='eager')):
+        x, y = (value.detach().float().requires_grad_() for value in random_pair(2, 4, 13, 17))
+        results.append(value_and_gradient(step(x, y.detach()), x))
+        assert len(seen) == len(results)
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
 
 
 def test_folding_is_the_adjoint_of_mirroring():

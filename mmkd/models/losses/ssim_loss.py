@@ -78,7 +78,7 @@ class SSIMLoss(FeatureLoss):
         check_pair(preds_S, preds_T)
         self._check_mask(preds_S, mask, avg_factor)
         mask = self._crop(mask)
-        if labels is not None or not self.fused or torch.compiler.is_compiling():
+        if labels is not None or not self.fused:
             return super().forward(preds_S, preds_T, mask=mask, labels=labels, avg_factor=avg_factor)
         with torch.autocast(preds_S.device.type, enabled=False):
             dtype = torch.promote_types(preds_S.dtype, torch.float32)
