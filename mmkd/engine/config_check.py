@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -16,7 +17,7 @@ from mmkd import compat
 from mmkd.engine.config_diagnosis import report_diagnosis
 from mmkd.engine.config_report import ConfigReport
 from mmkd.engine.config_rules import WARNINGS
-from mmkd.engine.config_step import report_step
+from mmkd.engine.config_step import measuring_device, report_step
 from mmkd.engine.config_wiring import report_coverage, report_sides, report_start, report_wiring
 from mmkd.engine.explain import explain
 from mmkd.engine.preflight import find_problems
@@ -64,6 +65,7 @@ def _run(model: nn.Module, cfg: Config, report: ConfigReport, *, data: bool, wei
     try:
         _begin_counting()
         initialise_without_download(model)
+        model.to(measuring_device())
         report_step(model, cfg, report)
         if diagnose:
             report_diagnosis(model, cfg, diagnose, report)
@@ -98,13 +100,17 @@ def _check_start(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
 
 
 def initialise_without_download(model: nn.Module) -> None:
-    """Initial weights without a download: a pretrained backbone starts at random, which is enough for one step."""
+    """Initial weights without a download: what is pretrained starts at random, unless its file is on this machine."""
     for module in model.modules():
         module_cfg: Any = getattr(module, 'init_cfg', None)
         parts = module_cfg if isinstance(module_cfg, list) else [module_cfg]
-        if any(isinstance(part, dict) and part.get('type') == 'Pretrained' for part in parts):
+        if any(isinstance(part, dict) and _is_elsewhere(part) for part in parts):
             module.init_cfg = None
     model.init_weights()
+
+
+def _is_elsewhere(part: dict) -> bool:
+    return part.get('type') == 'Pretrained' and not Path(str(part.get('checkpoint'))).is_file()
 
 
 @contextmanager

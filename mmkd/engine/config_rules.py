@@ -124,12 +124,17 @@ def _weight(loss: Mapping[str, Any]) -> float | None:
 
 
 def both_sides_the_same(cfg: Config) -> Iterator[str]:
-    """A loss that compares a network with itself (a mistake where there is a teacher), or takes the teacher for it."""
+    """A loss that compares a record with itself where there is a teacher, or takes the teacher for the student.
+
+    Two connectors on one side (mssd's levels that teach each other) are meant.
+    """
     if 'teacher' not in cfg.model:
         return
     for name, entries in (_distiller(cfg).get('loss_forward_mappings') or {}).items():
         sides = {key: entries[key].get('from_student') for key in ('preds_S', 'preds_T') if key in entries}
-        if len(sides) == 2 and len(set(sides.values())) == 1:
+        connectors = {entries[key].get('connector') for key in sides}
+        meant = len(connectors) == 2 and None not in connectors
+        if len(sides) == 2 and len(set(sides.values())) == 1 and not (sides['preds_S'] and meant):
             side = 'student' if sides['preds_S'] else 'teacher'
             yield f'loss_forward_mappings.{name}: preds_S and preds_T both come from the {side}.'
         elif sides.get('preds_S') is False and sides.get('preds_T') is True:

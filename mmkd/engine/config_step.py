@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from mmkd.engine.config_report import ConfigReport
+from mmkd.models.algorithms.missing_operator import gpu_of_this_process
 from mmkd.models.algorithms.sample_copies import copied_samples
 
 REPEATS = 3
@@ -80,6 +81,11 @@ def _measure(model: nn.Module, forward: Callable[[], dict]) -> tuple[float, floa
     return median(seconds), sizes[-1]
 
 
+def measuring_device() -> torch.device:
+    """Where a check takes its steps: on a GPU as a training would, else on the CPU."""
+    return gpu_of_this_process() or torch.device('cpu')
+
+
 def report_step(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
     """Run one image through the plain student and through the method; every loss is on, whatever its schedule."""
     batch = one_image(cfg, model)
@@ -105,7 +111,8 @@ def report_step(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
     rows = [(f'{a:.3g}', f'{b:.3g}', f'{b / a:.2f}') for a, b in zip(plain, whole, strict=True)]
     names = ('seconds, forward and backward', 'MiB kept for backward')
     table = [(name, *row) for name, row in zip(names, rows, strict=True)]
-    report.tables.append((f'One image of {tuple(inputs.shape[-2:])} px', ('', 'plain', 'distilled', 'ratio'), table))
+    title = f'One image of {tuple(inputs.shape[-2:])} px, on {inputs.device.type}'
+    report.tables.append((title, ('', 'plain', 'distilled', 'ratio'), table))
     for name in unused:
         if name not in unused_plain:
             report.problems.append(f'The parameter {name} gets no gradient: it would never learn.')

@@ -2,15 +2,16 @@
 
 `python -m mmkd.testing.benchmark_ssim --json FILE`. The input is the pyramid P3 ... P7 of one image, two maps a level
 in [0, 1]; every library computes the mean of (1 - SSIM) / 2 of each level and one backward pass of their sum. All forms
-take turns in each round of one process, so that a busy machine slows them alike; medians and their ratios are reported.
-Memory is what the process grows by at its peak, each form in a process of its own.
+take turns in each round of one process, so that a busy machine slows them alike. On a CPU the processor time counts, on
+CUDA clock time until the device is done; ratios are taken round by round, and reported by their median and the rounds
+that hold it with 95 % confidence. `--compile` adds the plain form by `torch.compile`, warmed up before. Memory is what
+the process grows by at its peak, each form in a process of its own.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmkd.engine.cost_rounds import ratio, spread
 from mmkd.models.losses.ssim_loss import SSIMLoss
 from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, process_memory
 
@@ -70,6 +72,10 @@ FORMS: dict[str, tuple[str, Callable[[], Loss]]] = {
     'mmkd_min_max_same': ('min_max', lambda: our_loss('same', normalize='image')),
     'mmkd_plain_min_max_same': ('min_max', lambda: our_loss('same', normalize='image', fused=False)),
 }
+COMPILED: dict[str, tuple[str, Callable[[], Loss]]] = {
+    f'mmkd_compiled_{kind}': (kind, lambda kind=kind: torch.compile(our_loss(kind, fused=False), dynamic=False))
+    for kind in OURS
+}
 
 
 def make_pyramids(form: str, args: argparse.Namespace) -> tuple[list[Tensor], list[Tensor]]:
@@ -93,17 +99,18 @@ def step(loss: Loss, first: list[Tensor], second: list[Tensor]) -> tuple[float, 
 
 def measure_times(args: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of each form in each round, after one round of warming up."""
+    clock = time.process_time if args.device == 'cpu' else time.perf_counter
     losses = {name: make() for name, (_, make) in FORMS.items()}
     inputs = {kind: make_pyramids(name, args) for name, (kind, _) in FORMS.items()}
     times: dict[str, list[float]] = {name: [] for name in FORMS}
     for turn in range(args.rounds + 1):
         for name, loss in losses.items():
             synchronize(args.device)
-            start = time.perf_counter()
+            start = clock()
             step(loss, *inputs[FORMS[name][0]])
             synchronize(args.device)
             if turn:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
@@ -159,8 +166,7 @@ def report(args: argparse.Namespace) -> dict:
     forms = {}
     for name, (kind, _) in FORMS.items():
         ours = times[OURS.get(kind, 'mmkd_min_max_same')]
-        ratios = [other / own for other, own in zip(times[name], ours, strict=True)]
-        forms[name] = {'ms': 1e3 * statistics.median(times[name]), 'time_ratio': statistics.median(ratios)}
+        forms[name] = {'ms': 1e3 * spread(times[name])['median'], 'time_ratio': ratio(times[name], ours)}
         forms[name]['memory_MiB'] = memory_in_own_process(name) / 2**20
     for name, (kind, _) in FORMS.items():
         own = forms[OURS.get(kind, 'mmkd_min_max_same')]['memory_MiB']
@@ -187,9 +193,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--width', type=int, default=1216, help='px of the padded input')
     parser.add_argument('--images', type=int, default=1)
     parser.add_argument('--channels', type=int, default=256)
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--memory-of', choices=sorted(FORMS), help='print the peak memory of one form and end')
+    parser.add_argument('--compile', action='store_true', help='add the plain form by torch.compile (a minute)')
+    parser.add_argument(
+        '--memory-of', choices=sorted(FORMS | COMPILED), help='print the peak memory of one form and end'
+    )
     return parser.parse_args()
 
 
@@ -197,13 +206,17 @@ def main() -> None:
     """Measure, print a table, write the figures."""
     args = parse_arguments()
     warnings.filterwarnings('ignore', message='.*torch.jit', category=DeprecationWarning)
+    if args.compile:
+        torch._dynamo.config.recompile_limit = 64  # every level has a size of its own
+        FORMS.update(COMPILED)
     if args.memory_of:
         print(peak_memory(args.memory_of, args))
         return
     figures = report(args)
-    print(f'{"form":26} {"ms":>8} {"x time":>7} {"MiB":>8} {"x memory":>8}')
+    print(f'{"form":26} {"ms":>8} {"x time":>22} {"MiB":>8} {"x memory":>8}')
     for name, f in figures['forms'].items():
-        print(f'{name:26} {f["ms"]:8.1f} {f["time_ratio"]:7.2f} {f["memory_MiB"]:8.1f} {f["memory_ratio"]:8.2f}')
+        ratios = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**f['time_ratio'])
+        print(f'{name:26} {f["ms"]:8.1f} {ratios:>22} {f["memory_MiB"]:8.1f} {f["memory_ratio"]:8.2f}')
     for name, difference in figures['differences'].items():
         print(f'{name:26} differs by {difference["loss"]:.1e} (loss), {difference["gradient"]:.1e} (gradient)')
     if args.json:

@@ -23,7 +23,7 @@ class MissingOperatorError(RuntimeError):
     user_mistake = True
 
 
-def _gpu() -> torch.device | None:
+def gpu_of_this_process() -> torch.device | None:
     """The GPU of this process, if there is one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return torch.device('cuda', local_rank() % count) if count else None
@@ -43,7 +43,7 @@ def _forward(layer: nn.Module, plain: Callable[..., Any], where: str, *args: Any
     except RuntimeError as error:
         if isinstance(error, MissingOperatorError) or not NOT_ON_CPU.search(str(error)):
             raise
-        gpu = _gpu()
+        gpu = gpu_of_this_process()
         if gpu is None:
             raise MissingOperatorError(
                 f'{where} ({type(layer).__name__}), needs an operator that has no CPU implementation '

@@ -24,7 +24,7 @@ def with_carafe(channels: int = 16) -> nn.Module:
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 def test_the_layer_is_named_where_there_is_no_gpu(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing_operator, '_gpu', lambda: None)
+    monkeypatch.setattr(missing_operator, 'gpu_of_this_process', lambda: None)
     network = with_carafe()
     sides = dict(architecture=network) if side == 'student' else dict(teacher=network)
     said = rf"The {side} RetinaNet, layer 'neck.upsample_modules.\d' \(CARAFEPack\), needs an operator that has no CPU"
@@ -59,7 +59,7 @@ class NeedsGpu(nn.Module):
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 def test_the_layer_alone_is_lent_a_gpu(side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(missing_operator, '_gpu', lambda: torch.device('cpu', 0))
+    monkeypatch.setattr(missing_operator, 'gpu_of_this_process', lambda: torch.device('cpu', 0))
     layer, network = NeedsGpu(), build_teacher('retinanet')
     network.neck = nn.Sequential(network.neck, layer)
     kwargs = dict(architecture=network, teacher=build_teacher('retinanet'))
