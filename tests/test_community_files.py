@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,15 @@ def test_pre_commit_checks_with_the_tools_of_the_tests() -> None:
     hooks = {hook['id'] for repo in repos for hook in repo['hooks']}
     assert {'ruff-check', 'ruff-format', 'shellcheck'} <= hooks
     assert all(re.match(r'v?\d', repo['rev']) for repo in repos), 'a fixed release, not a branch'
+    (release,) = re.findall(r'^ruff==(.+)$', text_of('requirements/tests.txt'), re.MULTILINE)
+    assert [repo['rev'] for repo in repos if 'ruff' in repo['repo']] == [f'v{release}']
+
+
+@pytest.mark.parametrize('command', [['check'], ['format', '--check']])
+def test_the_code_is_as_ruff_wants_it(command: list[str]) -> None:
+    words = [sys.executable, '-m', 'ruff', *command, '--no-cache', '.']
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_citation_has_what_the_format_requires() -> None:
