@@ -109,6 +109,17 @@ def test_matches_the_golden_numbers_of_mdistiller() -> None:
     assert (tckd + 0.25 * nckd).mean().item() == pytest.approx(0.24740945, rel=1e-5)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('parts', PARTS)
+def test_half_precision_is_computed_in_float32(parts, dtype: torch.dtype) -> None:
+    student, teacher, target = draw(3, 40, 9, spread=8.0)
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    found = parts(student, teacher, target, tau=2.0)
+    expected = parts(student.float(), teacher.float(), target, tau=2.0)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
 def test_equals_torch_kl_div() -> None:
     student, teacher, _ = draw(3, 7, 5)
     reference = torch.nn.functional.kl_div(
