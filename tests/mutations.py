@@ -40,6 +40,7 @@ class Mutation:
 
 
 LOADING, HOOK = 'mmkd/engine/loader_state.py', 'mmkd/engine/hooks/distill_checkpoint_hook.py'
+LOSSES, NORMALISERS = 'mmkd/models/losses', 'tests/test_models/test_losses/test_two_processes_normalisers.py'
 WHOLE, DATA, PREFLIGHT = 'mmkd/whole_files.py', 'mmkd/engine/preflight_data.py', 'mmkd/engine/preflight.py'
 
 MUTATIONS = {
@@ -106,6 +107,34 @@ MUTATIONS = {
         GUARD,
         'constant_loss or without_gradient or never_comes',
     ),
+    # several processes
+    'mask sums are means over the processes': Mutation(
+        f'{LOSSES}/base.py',
+        'mean_over_ranks(mask.sum())',
+        'mask.sum()',
+        NORMALISERS,
+        'joined and (l1 or l2 or inside or plain)',
+    ),
+    "the sum of SSIM's mask is a mean over the processes": Mutation(
+        f'{LOSSES}/ssim_loss.py', 'mean_over_ranks(mask.sum())', 'mask.sum()', NORMALISERS, 'joined and ssim'
+    ),
+    'the sum of the background is a mean over the processes': Mutation(
+        f'{LOSSES}/masked_feature_loss.py',
+        'weighted_mean(values, _outside(mask))',
+        'weighted_mean(values, _outside(mask), _outside(mask).sum())',
+        NORMALISERS,
+        'joined and background',
+    ),
+    'numbers of positives are means over the processes': Mutation(
+        f'{LOSSES}/logit_loss.py',
+        'mean_over_ranks(self._count(student, labels))',
+        'self._count(student, labels)',
+        NORMALISERS,
+        'joined and (soft or decoupled)',
+    ),
+    'few positives in all are counted as they are': Mutation(
+        f'{LOSSES}/logit_loss.py', '.clamp(min=1 / get_world_size())', '.clamp(min=1)', NORMALISERS, 'joined and dense'
+    ),
     # before training
     'sizes of the config are bounded': Mutation(
         PREFLIGHT, 'sizes = list(check_sizes(cfg))', 'sizes = []', BAD, 'classes and bomb or (no and epochs)'
@@ -118,7 +147,7 @@ MUTATIONS = {
         DATA, 'check_kitti(name, dataset, root, paths)\n', '()\n', f'{ENGINE}/test_preflight.py', 'kitti and not right'
     ),
     'paths stay in the data folder': Mutation(
-        DATA, '_check_images(name, path, folder, files)\n', '()\n', BAD, 'leaves or absolute'
+        DATA, "if outside and str(folder) != '.':", 'if False:', BAD, 'leaves or absolute'
     ),
     'a missing operator is named': Mutation(
         'mmkd/models/algorithms/missing_operator.py',
