@@ -3,9 +3,10 @@
 Counts are the same on every machine and in every run, however busy it is; times are not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,9 +56,23 @@ def operator_seconds(arm: Arm, device: str, steps: int = STEPS) -> dict[str, flo
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
         for _ in range(steps):
             arm.step()
+    return {name: seconds / steps for name, seconds in own_seconds(profiler.key_averages(), cuda).items()}
+
+
+def own_seconds(events: Iterable[Any], cuda: bool) -> dict[str, float]:
+    """Seconds of each operator itself, without those that it calls; only of operators that took any.
+
+    On CUDA the profiler lists every kernel twice: in the operator that launched it, and by its own name. Annotations
+    (`Optimizer.step`) span operators that are listed, too. Both are left out, and so are kernels that no operator
+    launched.
+
+    Args:
+        events: `key_averages()` of a profiler.
+        cuda: take the time of the GPU's kernels, not of the CPU.
+    """
     taken = 'self_device_time_total' if cuda else 'self_cpu_time_total'
-    seconds = {event.key: getattr(event, taken) / 1e6 / steps for event in profiler.key_averages()}
-    return {name: value for name, value in seconds.items() if value > 0}
+    operators = [event for event in events if event.device_type == DeviceType.CPU and not event.is_user_annotation]
+    return {event.key: getattr(event, taken) / 1e6 for event in operators if getattr(event, taken) > 0}
 
 
 def profile_arms(arms: Sequence[Arm], device: str) -> dict[str, dict[str, float]]:

@@ -59,15 +59,20 @@ def load_apart(model: nn.Module, states: Mapping[str, dict]) -> list[str]:
 
 @contextmanager
 def own_randomness(seed_offset: int = 0x6D6B6B64) -> Iterator[None]:
-    """Random state of mmkd's own: what is drawn inside changes nothing outside.
+    """Random state of mmkd's own: what is drawn inside changes nothing outside, on a GPU either.
 
-    The seed follows the run's (`torch.initial_seed`), so that another seed gives other connectors too.
+    The seed follows the run's (`torch.initial_seed`), so that another seed gives other connectors too. Where CUDA has
+    not been used yet, its generators are taken to have that seed, too, as after `torch.manual_seed`.
     """
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    seed = (torch.initial_seed() + seed_offset) % 2**63
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    initialised, outside = torch.cuda.is_initialized(), torch.initial_seed()
+    devices = list(range(torch.cuda.device_count())) if initialised else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed((outside + seed_offset) % 2**63)
+            yield
+    finally:
+        if not initialised:  # torch keeps the last seed for the GPUs until their first use, which would be ours
+            torch.cuda.manual_seed_all(outside)
 
 
 def drawn_apart(method: Callable) -> Callable:

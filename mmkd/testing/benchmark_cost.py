@@ -151,9 +151,8 @@ def benchmark(args: argparse.Namespace) -> dict:
             arms: list[Arm] = [build() for build in builders(bench, args).values()]
             found = summarise(take_turns(arms, args.rounds, args.warmup, args.device), batch)
             found |= dict(height=shape[0], width=shape[1], batch=batch, weights_MiB=weights(arms))
-            trained = [p for p in arms[0].model.parameters() if p.requires_grad]
-            found['gradients_MiB'] = sum(4 * p.numel() for p in trained) / 2**20
             algorithm = next(arm.model for arm in arms if arm.name.startswith(DISTILLED))
+            found |= dict(gradients_MiB=gradients(arms[0].model), distilled_gradients_MiB=gradients(algorithm))
             found['hook_seconds'] = hook_seconds(algorithm)
             if args.profile:
                 found['operators'] = profile_arms(arms, args.device)
@@ -166,7 +165,7 @@ def benchmark(args: argparse.Namespace) -> dict:
     figures = dict(
         config=args.config,
         command=' '.join(['python tools/benchmark_cost.py', *args.command]),
-        hardware=hardware_class(),
+        hardware=hardware_class(args.device),
         device=args.device,
         threads=torch.get_num_threads(),
         rounds=args.rounds,
@@ -200,6 +199,11 @@ def weights(arms: Sequence[Arm]) -> dict[str, float]:
     return found
 
 
+def gradients(model: torch.nn.Module) -> float:
+    """MiB of the float32 gradients of all that a model trains, which several processes exchange in a step."""
+    return sum(4 * p.numel() for p in model.parameters() if p.requires_grad) / 2**20
+
+
 def rehearse(cfg: Any, args: argparse.Namespace) -> None:
     """One step of the arm on a small input: what is loaded once in a process is no memory of a training step."""
     small = tuple(min(size, 128) for size in args.shape[0])
@@ -214,11 +218,12 @@ def peak_memory(build: Any, device: str) -> int:
     if device == 'cpu':
         before = forget_peak()
     else:
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     arm = build()
     for _ in range(3):
         arm.step()
-    return process_memory('VmHWM') - before if device == 'cpu' else torch.cuda.max_memory_allocated()
+    return (process_memory('VmHWM') if device == 'cpu' else torch.cuda.max_memory_allocated()) - before
 
 
 def memory_in_own_process(args: argparse.Namespace, name: str, shape: Sequence[int], batch: int) -> float:

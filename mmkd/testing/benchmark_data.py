@@ -1,9 +1,10 @@
 """Whether the data pipeline keeps up with training: `python -m mmkd.testing.benchmark_data CONFIG`.
 
 CONFIG is any configuration of a training, such as `work_dirs/quickstart/plain/seed0/config.py`, which the quick start
-writes. Loading and training take turns, batch by batch; processor seconds of this process an image are reported, so
-that other work on the machine matters little. Loading by worker processes runs beside training: the loader starves
-it only where the ratio of loading to training is above the number of workers (without workers the two add up).
+writes. Loading and training take turns, batch by batch, both on one thread of the CPU, also where there is a GPU;
+processor seconds of this process an image are reported, so that other work on the machine matters little. For training
+on a GPU, divide loading by its own seconds an image. Loading by worker processes runs beside training: the loader
+starves it only where the ratio of loading to training is above the number of workers (without workers the two add up).
 """
 
 import argparse
@@ -37,7 +38,7 @@ def batches(cfg: Config) -> Iterator[Any]:
 
 
 def measure(cfg: Config, count: int) -> dict[str, float]:
-    """Seconds an image to load, and to train the plain student.
+    """Seconds an image to load, and to train the plain student, both on the CPU.
 
     Args:
         cfg: of a training; of a distillation the student is trained alone, which is the hardest case for the loader.
@@ -75,7 +76,11 @@ def markdown(found: dict[str, dict]) -> str:
     for name, one in found.items():
         load, train = 1000 * one['load_seconds'], 1000 * one['train_seconds']
         lines.append(f'| `{Path(name).name}` | {load:.2f} | {train:.2f} | {one["share"]:.3f} |')
-    return '\n'.join([*lines, '', f'Processor time, one thread; {hardware_class()}; {time.strftime("%Y-%m-%d")}.'])
+    return '\n'.join([*lines, '', f'{_measured()}; {time.strftime("%Y-%m-%d")}.'])
+
+
+def _measured() -> str:
+    return f'Processor time, loading and training on one thread of the CPU; {hardware_class("cpu")}'
 
 
 def main() -> None:
@@ -89,6 +94,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     found = {}
+    print(_measured())
     print(f'{"load, ms an image":>20}{"train, ms an image":>20}{"load / train":>14}  configuration')
     for name in args.config:
         found[name] = one = measure(load_config(name), args.batches)

@@ -114,15 +114,21 @@ def hook_line(files: Sequence[dict]) -> str:
 
 
 def gpu_table(files: Sequence[dict]) -> str:
-    """What N processes hold and send in a step: a teacher each, and the student's gradients by a ring all-reduce."""
+    """What N processes hold and send in a step: a teacher each, and the gradients by a ring all-reduce.
+
+    Files of before 2026-11-22 know the gradients of the student alone: the table says so beside theirs.
+    """
     rows = []
     for figures in files:
         known = [s for s in figures['settings'] if TEACHER in s['weights_MiB'] and 'gradients_MiB' in s]
         for setting in known[:1]:
-            teacher, gradients = setting['weights_MiB'][TEACHER], setting['gradients_MiB']
+            gradients, note = setting.get('distilled_gradients_MiB'), ''
+            if gradients is None:
+                gradients, note = setting['gradients_MiB'], " (the student's alone)"
             sent = [f'{2 * (n - 1) / n * gradients:.0f}' for n in GPUS]
-            rows.append([f'`{_pair(figures)}`', f'{teacher:.0f}', f'{gradients:.0f}', *sent])
-    heads = ['config', 'float32 teacher on each GPU, MiB', "student's gradients, MiB"]
+            teacher = setting['weights_MiB'][TEACHER]
+            rows.append([f'`{_pair(figures)}`', f'{teacher:.0f}', f'{gradients:.0f}{note}', *sent])
+    heads = ['config', 'float32 teacher on each GPU, MiB', 'gradients of student and connectors, MiB']
     return _table([*heads, *(f'sent by each of {n} GPUs, MiB a step' for n in GPUS)], rows)
 
 

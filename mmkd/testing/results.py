@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+from mmengine.device import get_device
+
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
 from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
@@ -132,7 +134,7 @@ def _setting(experiment: Experiment, rows: Sequence[dict], typed: Sequence[str])
         'seeds': sorted({row['seed'] for row in rows if row['arm'] != TEACHER}),
         'metrics': _common_metrics(data.metrics.values(), rows),
         'percent': data.percent,
-        'hardware': '; '.join(hardware) or hardware_class(),
+        'hardware': '; '.join(hardware) or hardware_class(get_device()),
         'threads': max((row.get('threads', 1) for row in rows), default=1),
         'date': _date(rows),
         'commands': [text for text in dict.fromkeys(typed) if text],

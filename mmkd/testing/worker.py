@@ -75,7 +75,7 @@ def train_run(folder: Path, metrics: dict[str, str]) -> dict:
         'weights_sha256': state_digest(student),
         'checkpoint': (folder / 'last_checkpoint').read_text().strip(),
         **around,
-        'hardware': hardware_class(),
+        'hardware': hardware_class(str(next(student.parameters()).device)),
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     }
     diagnosis = read_json(Path(runner.log_dir) / 'diagnosis.json')
@@ -132,10 +132,14 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def hardware_class() -> str:
-    """What the numbers were measured on, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware_class(device: str) -> str:
+    """What the numbers were measured on, in words.
+
+    Args:
+        device: that computed: `cpu`, `cuda`, `cuda:1`.
+    """
+    if device.startswith('cuda'):
+        return torch.cuda.get_device_name(device)
     return f'{os.cpu_count()} CPU cores ({platform.machine()}), maybe shared with other work'
 
 

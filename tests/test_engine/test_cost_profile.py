@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
-from mmkd.engine.cost_profile import added, operator_seconds, profile_arms, work
+from mmkd.engine.cost_profile import added, operator_seconds, own_seconds, profile_arms, work
 from mmkd.testing.cost_report import operator_table, work_table
 
 MAP = torch.rand(64, 64)
@@ -25,6 +27,40 @@ def test_seconds_are_those_of_one_step():
     calls = []
     operator_seconds(Arm(PLAIN, lambda: calls.append(1), nn.Identity()), 'cpu', steps=4)
     assert len(calls) == 4
+
+
+def event(name: str, start: int, end: int, device: DeviceType = DeviceType.CPU, **more) -> FunctionEvent:
+    return FunctionEvent(
+        id=start, name=name, thread=1, start_us=start, end_us=end, device_type=device, stack=[], **more
+    )
+
+
+def profiled_on_a_gpu() -> EventList:
+    """As torch gives it: an operator and the one that it calls, its kernel of 400 us, and an annotation around both."""
+    gpu = dict(use_device='cuda')
+    whole = event('aten::conv2d', 10, 110, **gpu)
+    inner = event('aten::cudnn_convolution', 20, 90, **gpu)
+    inner.append_kernel('cutlass_kernel', 0, 400)
+    step = event('Optimizer.step#SGD.step', 0, 500, is_user_annotation=True, **gpu)
+    step.append_kernel('Optimizer.step#SGD.step', 0, 900)
+    whole.append_cpu_child(inner)
+    step.append_cpu_child(whole)
+    kernel = event('cutlass_kernel', 200, 600, DeviceType.CUDA, **gpu)
+    span = event('Optimizer.step#SGD.step', 200, 1100, DeviceType.CUDA, is_user_annotation=True, **gpu)
+    events = EventList([step, whole, inner, kernel, span], use_device='cuda')
+    events._tree_built = True
+    return events.key_averages()
+
+
+def test_a_kernel_counts_once_under_the_operator_that_launched_it():
+    events = profiled_on_a_gpu()
+    assert sum(event.self_device_time_total for event in events) > 400
+    assert own_seconds(events, cuda=True) == {'aten::cudnn_convolution': pytest.approx(400e-6)}
+
+
+def test_on_a_cpu_an_operator_counts_without_those_that_it_calls():
+    expected = {'aten::conv2d': pytest.approx(30e-6), 'aten::cudnn_convolution': pytest.approx(70e-6)}
+    assert own_seconds(profiled_on_a_gpu(), cuda=False) == expected
 
 
 def test_plain_teacher_and_the_first_distilled_arm_are_profiled():
@@ -72,4 +108,6 @@ def test_the_table_of_work_has_the_share_of_mmrazors():
 def test_kernels_count_on_a_gpu():
     device = MAP.cuda()
     step = Arm(PLAIN, lambda: torch.erf(device), nn.Identity())
-    assert sum(operator_seconds(step, 'cuda').values()) > 0
+    seconds = operator_seconds(step, 'cuda')
+    assert seconds['aten::erf'] > 0
+    assert not any('elementwise_kernel' in name for name in seconds)  # it counts as the operator's

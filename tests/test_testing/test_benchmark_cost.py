@@ -18,15 +18,17 @@ from mmkd.testing.benchmark_cost import (
     benchmark,
     builders,
     check,
+    gradients,
     main,
     parse_arguments,
     peak_memory,
     rehearse,
     without,
 )
-from mmkd.testing.cost_report import cost_figure
+from mmkd.testing.cost_report import cost_figure, gpu_table
 from mmkd.testing.cost_report import main as write_report
 from mmkd.testing.toy_detectors import toy_detector
+from mmkd.testing.worker import hardware_class
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = dict(width=8, channels=16, convs=1)
@@ -240,6 +242,46 @@ def test_peak_memory_is_that_of_the_steps_alone(config: Path, monkeypatch: pytes
     assert steps == [(1, 3, 64, 128)]
 
 
+def test_peak_memory_of_a_gpu_is_growth_too(monkeypatch: pytest.MonkeyPatch):
+    """What the process holds already, such as the batch, is no memory of the arm."""
+    steps = []
+    monkeypatch.setattr('torch.cuda.memory_allocated', lambda: 100 if not steps else 700)
+    monkeypatch.setattr('torch.cuda.reset_peak_memory_stats', lambda: None)
+    monkeypatch.setattr('torch.cuda.max_memory_allocated', lambda: 100 + 300 * len(steps))
+    arm = Arm(PLAIN, lambda: steps.append(1), torch.nn.Identity())
+    assert peak_memory(lambda: arm, 'cuda') == 900
+
+
+def test_the_hardware_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.get_device_name', lambda device=None: f'Pretended GPU {device}')
+    assert 'CPU cores' in hardware_class('cpu')
+    assert hardware_class('cuda:1') == 'Pretended GPU cuda:1'
+
+
+# ---- several GPUs ---------------------------------------------------------------------------------------------------
+
+
+def test_connectors_are_among_the_gradients(config: Path):
+    cfg = load_config(str(config))
+    cfg.model.distiller = Config.fromfile(str(ROOT / 'configs/_base_/methods/ssim_adapt.py')).distiller
+    cfg.model.teacher.neck.out_channels = 24
+    cfg.model.teacher.bbox_head.update(in_channels=24)
+    bench = Workbench(cfg, (64, 96), 1)
+    model, student = bench.distilled().model, gradients(bench.plain().model)
+    assert student == sum(4 * p.numel() for p in model.architecture.parameters() if p.requires_grad) / 2**20
+    assert gradients(model) - student == pytest.approx(4 * 5 * (16 * 24 + 24) / 2**20)
+
+
+def test_the_table_of_gpus_says_whose_gradients_an_old_file_has():
+    def row(**gradients: float) -> str:
+        setting = dict(weights_MiB={TEACHER: 139.0}, gradients_MiB=64.0, **gradients)
+        return gpu_table([dict(config='x.py', settings=[setting])]).splitlines()[2]
+
+    assert row(distilled_gradients_MiB=128.0) == '| `x` | 139 | 128 | 224 | 252 |'
+    assert row() == "| `x` | 139 | 64 (the student's alone) | 112 | 126 |"
+
+
 # ---- the whole way --------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +301,8 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     assert text.startswith('before') and text.endswith('behind\n') and 'old' not in text
     median = setting['ratios'][DISTILLED]['over_FpnTeacherDistill']['median']
     assert f'**{median:.2f}**' in text and figures['command'] in text
-    sent = 2 * 63 / 64 * setting['gradients_MiB']
+    assert setting['distilled_gradients_MiB'] == setting['gradients_MiB']  # this method has no connectors
+    sent = 2 * 63 / 64 * setting['distilled_gradients_MiB']
     assert f'| {sent:.0f} |' in text
     assert 'ms added to plain and teacher' in text
     assert plot.read_text().startswith('<?xml')
@@ -267,6 +310,7 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     write_report([str(file), '--page', str(page), '--details', str(details)])
     text = page.read_text()
     assert f'**{median:.2f}**' in text and figures['command'] not in text and 'ms added' not in text
+    assert 'CPU cores' in figures['hardware']
     assert figures['command'] in details.read_text() and 'ms added to plain and teacher' in details.read_text()
     with pytest.raises(ValueError, match='at least one'):
         cost_figure([])

@@ -33,18 +33,20 @@ class CostHook(Hook):
         model = getattr(runner.model, 'module', runner.model)
         self._clock = model.clock
         self._device = next(model.parameters()).device
-        self._split = not runner.cfg.get('compile')
+        self._split = runner.cfg.get('compile') in (None, False)  # MMEngine compiles with an empty dictionary, too
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """The data is there, the step begins."""
-        self._clock.begin(self._device)
+        if self._split:
+            self._clock.begin(self._device)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Log the steps that the device has finished."""
-        self._clock.end()
         hub = runner.message_hub
+        if self._split:
+            self._clock.end()
         for seconds in self._clock.finished() if self._split else ():
             teacher, distill = seconds.get('teacher', 0.0), seconds.get('distill', 0.0)
             hub.update_scalar('train/teacher_time', teacher, resumed=False)

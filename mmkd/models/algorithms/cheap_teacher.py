@@ -177,10 +177,26 @@ def _usual(value: Any) -> Any:
 
 
 def relative_difference(before: list[Tensor], after: list[Tensor]) -> float:
-    """Largest of `|a - b| / |b|` (L2) over pairs of tensors; infinite where one is not finite."""
-    worst = 0.0
-    for b, a in zip(before, after, strict=True):
-        if not bool(torch.isfinite(a).all()):
-            return float('inf')
-        worst = max(worst, float((a - b).norm() / b.norm().clamp_min(1e-12)))
-    return worst
+    """Largest of `|a - b| / |b|` (L2) over pairs of tensors.
+
+    Args:
+        before: features that the others are compared with.
+        after: as many, of the same shapes.
+
+    Returns:
+        At least 0; infinite where one of `after` is not finite.
+
+    Raises:
+        FloatingPointError: one of `before` is not finite, so that nothing can be compared with it.
+    """
+    if not all(bool(torch.isfinite(b).all()) for b in before):
+        raise FloatingPointError('before must be finite, got NaN or infinity.')
+    if not all(bool(torch.isfinite(a).all()) for a in after):
+        return float('inf')
+    pairs = zip(before, after, strict=True)
+    return max((float(_norm(a - b) / _norm(b).clamp_min(1e-12)) for b, a in pairs), default=0.0)
+
+
+def _norm(value: Tensor) -> Tensor:
+    # squares of large float32 numbers would overflow, and inf / inf be lost in `max`
+    return torch.linalg.vector_norm(value, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -131,14 +132,15 @@ class Teacher:
         """Apply the options, once, and measure what they change on this batch; outside of any recording.
 
         Raises:
-            TeacherOptionError: the device, torch or the network cannot serve an option, or features overflow or
-                differ by more than rounding explains.
+            TeacherOptionError: the device, torch or the network cannot serve an option, features overflow or
+                differ by more than rounding explains, or are not finite without options either.
         """
         self.load()
         if self.settled:
             return
         self.options.check_device(inputs.device)
-        before = self._forward.outputs(inputs, data_samples)
+        with torch.autocast(inputs.device.type, enabled=False):  # plain is float32, also in a step of `--amp`
+            before = self._forward.outputs(inputs, data_samples)
         try:
             make_cheap(self.model, self.options, lambda: self._forward(inputs, data_samples))
             with self.options.context(inputs.device):
@@ -150,15 +152,29 @@ class Teacher:
                 f'({type(error).__name__}: {reason}). Leave them out.'
             ) from error
         self.settled = True
-        difference = relative_difference(before, after)
-        if not difference < float('inf'):
-            raise TeacherOptionError(f'Features of the teacher {self.source.name} overflow with {self.options}.')
-        if difference > self.options.tolerance:
+        self._check(before, after, inputs.device)
+
+    def _check(self, before: list[Tensor], after: list[Tensor], device: torch.device) -> None:
+        amp = self.options.precision is None and torch.is_autocast_enabled(device.type)
+        described = f'{self.options} in a step of mixed precision' if amp else str(self.options)
+        tolerance = (replace(self.options, precision='bf16') if amp else self.options).tolerance
+        remedy = "Give it precision='fp32', or leave them out." if amp else 'Leave them out.'
+        features = f'Features of the teacher {self.source.name}'
+        try:
+            difference = relative_difference(before, after)
+        except FloatingPointError as error:
             raise TeacherOptionError(
-                f'Features of the teacher {self.source.name} differ by {100 * difference:.2g} % from the plain ones '
-                f'with {self.options}: rounding explains {100 * self.options.tolerance:g} % at most. Leave them out.'
+                f'{features} are NaN or infinite on this batch in plain float32: its options ({self.options}) are not '
+                'the reason and cannot be checked. Look at its weights and at the images.'
+            ) from error
+        if not difference < float('inf'):
+            raise TeacherOptionError(f'{features} overflow with {described}. {remedy}')
+        if difference > tolerance:
+            raise TeacherOptionError(
+                f'{features} differ by {100 * difference:.2g} % from the plain ones with {described}: rounding '
+                f'explains {100 * tolerance:g} % at most. {remedy}'
             )
-        text = f'Teacher with {self.options}: its features differ by {100 * difference:.2g} % from the plain ones.'
+        text = f'Teacher with {described}: its features differ by {100 * difference:.2g} % from the plain ones.'
         print_log(text, logger='current')
 
     def _laid_out(self, inputs: Tensor) -> Tensor:

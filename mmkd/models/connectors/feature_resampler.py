@@ -110,10 +110,15 @@ class FeatureResampler(nn.Module):
     def _drop_cells(self, feature: Tensor) -> Tensor:
         n, _, h, w = feature.shape
         kept = self._draw(n, 1, h, w) >= self.ratio
-        return feature * kept.to(feature.device, non_blocking=True).to(feature.dtype)
+        return feature * _sent(kept, feature.device).to(feature.dtype)
 
     def _down_up(self, feature: Tensor) -> Tensor:
         scale = 1 - self.ratio * float(self._draw(1))
         size = feature.shape[2:]
         coarse = [max(1, round(side * scale)) for side in size]
         return F.interpolate(F.adaptive_avg_pool2d(feature, coarse), size=size, mode='bilinear', align_corners=False)
+
+
+def _sent(value: Tensor, device: torch.device) -> Tensor:
+    """On the device, from the CPU, without waiting for it: only a copy from pinned memory never does."""
+    return (value.pin_memory() if device.type == 'cuda' else value).to(device, non_blocking=True)

@@ -260,14 +260,64 @@ def test_a_compiler_that_is_not_there_is_named():
         distilled(dict(compile=dict(backend='no_such_backend')))
 
 
-def test_features_that_overflow_are_refused():
+def loud_teacher(factor: float, **options: object) -> Any:
+    """An algorithm whose teacher's finest feature is larger by a factor."""
     teacher = trained_teacher()
-    teacher.neck.fpn_convs[0].conv.weight.data.mul_(1e38)
-    model = build_algorithm('retinanet', neck_distiller(), dict(config=teacher, precision='bf16', fold_bn=True))
+    teacher.neck.fpn_convs[0].conv.weight.data.mul_(factor)
+    model = build_algorithm('retinanet', neck_distiller(), dict(config=teacher, **options))
     model.init_weights()
-    teacher.neck.fpn_convs[0].conv.weight.data.mul_(1e30)
-    with pytest.raises(TeacherOptionError, match='overflow with bf16, fold_bn'):
+    return model
+
+
+def test_features_that_overflow_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TeacherOptions, 'check_device', lambda self, device: None)
+    with pytest.raises(TeacherOptionError, match='overflow with fp16, fold_bn. Leave them out.'):
+        losses_of(loud_teacher(1e6, precision='fp16', fold_bn=True), batch())
+
+
+def test_features_that_overflow_in_a_step_of_mixed_precision_are_refused():
+    """With and without options they would be infinite there, and infinity differs from infinity by nothing."""
+    with (
+        torch.autocast('cpu', torch.float16),
+        pytest.raises(TeacherOptionError, match="channels_last in a step of mixed precision. Give it precision='fp32'"),
+    ):
+        losses_of(loud_teacher(1e6, channels_last=True), batch())
+    losses_of(loud_teacher(1e6, channels_last=True), batch())
+    with torch.autocast('cpu', torch.float16):
+        losses_of(loud_teacher(1e6, channels_last=True, precision='fp32'), batch())
+
+
+def test_features_that_overflow_without_options_are_told_apart():
+    model = loud_teacher(1.0, channels_last=True)
+    model._teacher.model.neck.fpn_convs[0].conv.weight.data.fill_(float('inf'))
+    with pytest.raises(TeacherOptionError, match=r'NaN or infinite .* in plain float32.*\(channels_last\) are not'):
         losses_of(model, batch())
+
+
+@pytest.mark.parametrize(('difference', 'refused'), [(0.15, False), (0.22, True)])
+def test_mixed_precision_may_round_as_much_as_a_precision(
+    difference: float, refused: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """The plain features are those of float32, so that the step's own rounding is in the difference."""
+    monkeypatch.setattr(teacher_module, 'relative_difference', lambda before, after: difference)
+    model = loud_teacher(1.0, channels_last=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        if refused:
+            with pytest.raises(TeacherOptionError, match='channels_last in a step of mixed precision: rounding'):
+                losses_of(model, batch())
+        else:
+            losses_of(model, batch())
+
+
+def test_what_is_not_finite_is_never_no_difference():
+    good, nan, inf = (torch.tensor([[1.0, value]]) for value in (2.0, float('nan'), float('inf')))
+    for bad in (nan, inf):
+        assert relative_difference([good, good], [good, bad]) == float('inf')
+        with pytest.raises(FloatingPointError, match='before must be finite'):
+            relative_difference([good, bad], [good, bad])
+    assert relative_difference([], []) == 0.0
+    assert relative_difference([good * 1e30], [good * 2e30]) == pytest.approx(1.0)  # whose squares are infinite
+    assert relative_difference([good, good], [good, 1.5 * good]) == pytest.approx(0.5)
 
 
 def test_no_options_change_nothing():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmkd.models.connectors.feature_resampler import FeatureResampler
+from mmkd.models.connectors.feature_resampler import FeatureResampler, _sent
 
 MODES = ['mask', 'down_up', 'none']
 
@@ -136,6 +136,32 @@ def test_every_parameter_is_trained(mode: str) -> None:
     module = build(mode)
     module(feature()).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in module.parameters())
+
+
+@pytest.mark.parametrize(('device', 'pinned'), [('cuda', True), ('cpu', False), ('meta', False)])
+def test_only_pinned_memory_is_sent_to_a_gpu(device: str, pinned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy from pageable memory may wait for the device, whatever `non_blocking` says."""
+    done = []
+
+    def pin(value: torch.Tensor) -> torch.Tensor:
+        done.append('pinned')
+        return value
+
+    def to(value: torch.Tensor, where: torch.device, non_blocking: bool) -> torch.Tensor:
+        done.append((where.type, non_blocking))
+        return value
+
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', pin)
+    monkeypatch.setattr(torch.Tensor, 'to', to)
+    _sent(torch.ones(2), torch.device(device))
+    assert done == ['pinned'] * pinned + [(device, True)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_drops_the_same_cells_on_a_gpu() -> None:
+    ones = torch.ones(2, 1, 9, 14)
+    assert torch.equal(build('mask')._drop_cells(ones.cuda()).cpu(), build('mask')._drop_cells(ones))
 
 
 def test_refuses_wrong_hyper_parameters() -> None:
