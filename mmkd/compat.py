@@ -183,8 +183,23 @@ def enable_config_prefix() -> None:
 
     MMEngine keeps a closed list of packages, and 0.10.7 looks for an editable one beside its metadata; the name of
     a module makes it look where that lies. Ended by a release that accepts any package (open-mmlab/mmengine#1410).
+    A checkout that was not installed has no `mmkd/.mim`, where MMEngine looks: its configs are beside the package.
     """
     config_utils.MODULE2PACKAGE.setdefault('mmkd', __name__)
+    package = Path(__file__).parent
+    find, beside = config_module._get_external_cfg_path, package.parent / 'configs'
+    if (package / '.mim' / 'configs').is_dir() or not beside.is_dir() or hasattr(find, 'looks_beside'):
+        return
+
+    def looking_beside(package_path: str, name: str) -> str:
+        if Path(package_path) != package:
+            return find(package_path, name)
+        if not (beside / name).is_file():
+            raise FileNotFoundError(f'mmkd has no config {name} in {beside}.')
+        return str(beside / name)
+
+    looking_beside.looks_beside = True
+    config_module._get_external_cfg_path = looking_beside
 
 
 def init_cpu_processes(cfg: Config) -> None:

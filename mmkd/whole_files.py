@@ -42,7 +42,8 @@ def write_whole(data: bytes, path: str | Path) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException as error:  # Ctrl-C too
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be a file, and that is what the error tells
+            part.unlink()
         if not isinstance(error, OSError):
             raise
         whole = ', '.join(p.name for p in sorted(path.parent.glob('*.pth'))) or 'none'
@@ -53,6 +54,25 @@ def write_whole(data: bytes, path: str | Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - stale.stat().st_mtime > STALE:
                 stale.unlink()
+
+
+@contextmanager
+def folder_for(path: str | Path) -> Iterator[None]:
+    """Make the folder of a file; on an error inside, the folders that were made for it go again.
+
+    Args:
+        path: of the file.
+    """
+    path = Path(path).absolute()
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:  # Ctrl-C too
+        for folder in made:
+            with suppress(OSError):  # not there yet, or somebody else has put something in
+                folder.rmdir()
+        raise
 
 
 def cached_download(url: str, folder: str | Path | None, progress: bool) -> Path:

@@ -194,6 +194,34 @@ class TestLaunchers:
         assert 'path=\n' in launch('dist_train.sh', 'config.py', '2')[1] + '\n'
 
 
+def test_a_checkout_that_was_not_installed_reads_its_own_configs(tmp_path: Path) -> None:
+    """After `pip install .` the launchers put the checkout, which has no `mmkd/.mim`, in front of what is installed."""
+    for name in ('mmkd', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('.mim', '__pycache__'))
+    (tmp_path / 'tools' / 'train.py').write_text(
+        'import sys, mmkd\n'
+        'from mmkd.engine.launch import load_config\n'
+        "assert mmkd.__file__.startswith(sys.argv[-1]), 'another mmkd'\n"
+        'load_config(sys.argv[1])\n'
+        "print('said by', load_config('mmkd::planted/heir.py').planted)\n"
+        'try:\n'
+        "    load_config('mmkd::planted/hei.py')\n"
+        'except FileNotFoundError as error:\n'
+        '    print(error)\n'
+    )
+    planted = tmp_path / 'configs' / 'planted'
+    planted.mkdir()
+    (planted / 'parent.py').write_text("planted = 'its parent'\nmodel = dict()\n")
+    (planted / 'heir.py').write_text("_base_ = 'mmkd::planted/parent.py'\n")
+    config = 'mmkd::' + next((ROOT / 'configs' / 'ssim').glob('*.py')).relative_to(ROOT / 'configs').as_posix()
+    command = [str(tmp_path / 'tools' / 'dist_train.sh'), config, '1', str(tmp_path)]
+    env = os.environ | dict(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='')
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'said by its parent' in done.stdout
+    assert "mmkd has no config 'planted/hei.py'; nearest: planted/heir.py" in done.stdout
+
+
 def test_dist_train_joins_two_processes_without_a_gpu(tmp_path: Path) -> None:
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools', ignore=shutil.ignore_patterns('*.py', '__pycache__'))
     (tmp_path / 'tools' / 'train.py').write_text(

@@ -1,4 +1,4 @@
-"""What mmkd's commands share: arguments of a run, and an end that is a few lines and an exit code, not a traceback.
+"""What mmkd's commands share: arguments of a run, places that can be written, and an end without a traceback.
 
 An error class that tells of a mistake, but is none of the built-in `MISTAKES`, says `user_mistake = True`.
 """
@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mmengine.config import DictAction
 
 from mmkd.process_ranks import global_rank, local_rank
 
-MISTAKES = (ValueError, TypeError, KeyError, FileNotFoundError, FileExistsError, ImportError, SyntaxError)
+PLACES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+MISTAKES = (ValueError, TypeError, KeyError, ImportError, SyntaxError, *PLACES)
 # Seconds for which the other processes of a machine leave the word to the first. It finds the same mistake, says it and
 # ends, whereupon the launcher ends the others; only what they alone have met do they say themselves.
 PATIENCE = 10.0
@@ -30,6 +32,31 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
+
+
+def check_output(option: str, path: Path, *, folder: bool = False) -> None:
+    """Refuse a place that cannot be written, before any work; nothing is made.
+
+    Args:
+        option: of the command line, for the message.
+        path: file that is to be written; it may exist, and its folder may not.
+        folder: `path` is a folder of files to write.
+
+    Raises:
+        PermissionError: the file, or the nearest folder above it that exists, cannot be written to.
+        ValueError: a folder in the place of the file, or a file in the place of a folder.
+    """
+    # functions of `os`: those of `Path` raise inside of a folder that may not be entered
+    if not folder and os.path.isdir(path):
+        raise ValueError(f'{option} {path} is a folder; name a file.')
+    above = [path, *path.absolute().parents] if folder else path.absolute().parents
+    nearest = next(place for place in above if os.path.exists(place))
+    if not os.path.isdir(nearest):
+        raise ValueError(f'{option} {path}: {nearest} is a file, not a folder.')
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f'{option} {path}: there is no permission to write in {nearest}.')
+    if os.path.isfile(path) and not os.access(path, os.W_OK):
+        raise PermissionError(f'{option} {path}: there is no permission to write over it.')
 
 
 def set_local_rank(argument: int, launcher: str) -> None:

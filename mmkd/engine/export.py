@@ -224,7 +224,7 @@ def export_student(name: str, options: ExportOptions) -> ExportReport:
     contents = [data, meta['cfg'].encode()]
     exported = _reload(data, meta['cfg'], model, options, notes)
     if options.onnx:
-        contents.append(onnx_bytes(exported, shape, classes))
+        contents.append(onnx_bytes(exported, shape, classes, inference_dataset(cfg).get('pipeline') or []))
         difference = largest_difference(contents[-1], exported, shape)
         notes.append(f'onnxruntime and PyTorch differ by at most {difference:.2g} of an output (1 and 3 images)')
         notes += [REST] if hasattr(exported, 'roi_head') else []

@@ -1,8 +1,8 @@
 """A detector as an ONNX graph: everything up to the raw outputs, for any number of images of one size.
 
 The graph's input is what MMDetection's data preprocessor makes: normalised and padded, (N, 3, H, W), float32. Padding
-comes behind normalisation there, so normalising inside the graph could not give the same numbers. The constants are in
-the file's metadata under `detector`, as JSON.
+comes behind normalisation there, so normalising inside the graph could not give the same numbers. The constants, and
+how the test pipeline resizes and pads before, are in the file's metadata under `detector`, as JSON.
 
 What follows the raw outputs (decoding of boxes, NMS; for a two-stage detector also RoIAlign and the box head) is not in
 the graph: `detections` is MMDetection's own post-processing on the outputs of any runtime.
@@ -14,7 +14,7 @@ import inspect
 import io
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,8 @@ from torch import Tensor, nn
 OPSET = 17
 # Largest difference between onnxruntime and PyTorch, as a part of an output's largest value.
 TOLERANCE = 1e-3
+# Settings of MMDetection's Resize and Pad that the metadata does not say.
+USUAL = dict(scale_factor=None, backend='cv2', interpolation='bilinear', padding_mode='constant')
 REST = (
     'the graph ends at the RPN: it gives the features of the neck and the raw outputs of the RPN. Proposals, RoIAlign '
     'and the box head are not in it; mmkd.engine.export_onnx.detections runs them in PyTorch on its outputs'
@@ -105,7 +107,39 @@ def check_shape(model: BaseModel, shape: tuple[int, int]) -> None:
         )
 
 
-def metadata(model: BaseModel, shape: tuple[int, int], classes: Sequence[str]) -> dict[str, Any]:
+def pipeline_metadata(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a test pipeline resizes and pads a picture, before it is normalised.
+
+    Args:
+        pipeline: MMDetection's steps.
+
+    Returns:
+        `resize`: `scale` (width, height) and `keep_ratio`, as MMDetection's `Resize` takes them; `pad`: the `value` of
+        each channel, and what is padded to: `to_square`, `size_divisor`, `size` (width, height). None where there is no
+        such step; `other`, its name, where it is of another kind.
+    """
+    found: dict[str, Any] = dict(resize=None, pad=None)
+    for step in pipeline:
+        kind = str(step['type']).removeprefix('mmdet.')
+        usual = all(step.get(name, value) == value for name, value in USUAL.items())
+        if kind == 'Resize' and usual:
+            scale = step['scale']
+            scale = [scale, scale] if isinstance(scale, int) else list(scale)
+            found['resize'] = dict(scale=scale, keep_ratio=step.get('keep_ratio', False))
+        elif kind == 'Pad' and usual:
+            value = step.get('pad_val', 0)
+            value = value.get('img', 0) if isinstance(value, Mapping) else value
+            value = [value] * 3 if isinstance(value, int | float) else list(value)
+            sizes = {name.removeprefix('pad_'): step.get(name) for name in ('pad_to_square', 'size', 'size_divisor')}
+            found['pad'] = dict(value=value, **sizes)
+        elif kind.endswith(('Resize', 'Pad')):
+            found['resize' if kind.endswith('Resize') else 'pad'] = dict(other=kind)
+    return found
+
+
+def metadata(
+    model: BaseModel, shape: tuple[int, int], classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """What a program needs to make the input and to read the outputs."""
     preprocessor = model.data_preprocessor
     constants = {name: getattr(preprocessor, name, None) for name in ('mean', 'std')}
@@ -118,6 +152,7 @@ def metadata(model: BaseModel, shape: tuple[int, int], classes: Sequence[str]) -
         bgr_to_rgb=bool(getattr(preprocessor, '_channel_conversion', False)),
         pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', 1),
         pad_value=getattr(preprocessor, 'pad_value', 0),
+        **pipeline_metadata(pipeline),
     )
 
 
@@ -131,13 +166,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def onnx_bytes(model: BaseModel, shape: tuple[int, int], classes: Sequence[str]) -> bytes:
+def onnx_bytes(
+    model: BaseModel, shape: tuple[int, int], classes: Sequence[str], pipeline: Sequence[Mapping[str, Any]] = ()
+) -> bytes:
     """The detector's graph as a file's content, checked against PyTorch by nobody yet.
 
     Args:
         model: detector in eval mode on the CPU.
         shape: (H, W) of the input; the number of images is free.
         classes: names, for the metadata.
+        pipeline: MMDetection's test pipeline, for the metadata.
 
     Raises:
         ImportError: onnx is not installed.
@@ -176,7 +214,7 @@ def onnx_bytes(model: BaseModel, shape: tuple[int, int], classes: Sequence[str])
         ) from error
     graph = onnx.load_from_string(out.getvalue())
     entry = graph.metadata_props.add()
-    entry.key, entry.value = 'detector', json.dumps(metadata(model, shape, classes))
+    entry.key, entry.value = 'detector', json.dumps(metadata(model, shape, classes, pipeline))
     onnx.checker.check_model(graph)
     return graph.SerializeToString()
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmkd import compat
+from mmkd.engine.command_line import check_output
 from mmkd.engine.config_check import check_config
 from mmkd.engine.launch import load_config
 from mmkd.engine.method_choice import SELF_DISTILLATION, method_algorithm, method_family, method_file
@@ -18,9 +19,12 @@ from mmkd.engine.preflight_data import dataset_classes, datasets
 from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import config_folder, find_config, published_weights
 from mmkd.near_names import nearest
+from mmkd.whole_files import folder_for
 
 # The file that compares the necks alone, where classes or heads differ.
 NECK_ONLY = {'ikd': 'ikd_neck', 'mkd': 'mkd_neck'}
+# The page of a family; MMRazor's own losses (cwd, pkd, mgd) have none.
+PAGES = {name: name for name in ('ssim', 'mssd', 'ikd', 'mkd', 'frskd')} | dict(l1='ssim', l2='ssim')
 SHOWN = 6
 
 
@@ -71,40 +75,77 @@ def write_config(request: Request) -> Written:
     Raises:
         FileExistsError: the file is there and `force` is not set.
         FileNotFoundError: a config or checkpoint does not exist.
-        ValueError: an unknown method, no detector, a teacher too many or too few, other classes, or a pair that the
-            method cannot serve; the message names it.
+        PermissionError: the file's folder cannot be written to.
+        ValueError: an unknown method, no detector, a teacher too many or too few, other classes, a pair that the
+            method cannot serve, or a file that the new one would inherit from; the message names it.
     """
     compat.enable_config_prefix()
+    request = replace(request, out=request.out.expanduser())
     _check_out(request)
     _check_method(request)
     student = _detector(request.student)
     teacher = None if request.teacher is None else _detector(request.teacher)
+    _check_free(request)
     if teacher is not None:
         _check_checkpoint(request)
     same = teacher is None or _check_classes(request, student, teacher)
     stem = method_file(request.method, student.model, None if teacher is None else teacher.model)
     if not same and request.method in NECK_ONLY:
         stem = NECK_ONLY[request.method]
-    problems: list[str] = []
-    for candidate in _candidates(stem):
-        text = leaf_text(request, candidate, student.model)
-        warnings, problems = _checked(text, request)
-        if not problems:
-            request.out.write_text(text, encoding='utf-8')
-            return Written(candidate, text, warnings)
-    raise ValueError(f'{stem} does not serve this pair, nothing was written:\n' + '\n'.join(problems))
+    with folder_for(request.out):
+        problems: list[str] = []
+        for candidate in _candidates(stem):
+            text = leaf_text(request, candidate, student.model)
+            warnings, problems = _checked(text, request)
+            if not problems:
+                request.out.write_text(text, encoding='utf-8')
+                return Written(candidate, text, warnings)
+        raise ValueError(f'{stem} does not serve this pair, nothing was written:\n' + '\n'.join(problems))
 
 
 def _check_out(request: Request) -> None:
     if request.out.suffix != '.py':
         raise ValueError(f'--out must end in .py, got {request.out}.')
-    if request.out.exists() and not request.force:
-        raise FileExistsError(f'{request.out} is there already; --force writes over it.')
+    check_output('--out', request.out)
+
+
+def _check_free(request: Request) -> None:
+    """Refuse to write over what the new config is made of, whatever `force` says, and over others without `force`."""
+    out = request.out
+    if not out.exists():
+        return
+    for option, name in (('--student', request.student), ('--teacher', request.teacher)):
+        files = [] if name is None else _inherited(find_config(name))
+        if any(out.samefile(file) for file in files):
+            part = 'the file' if out.samefile(files[0]) else 'a base'
+            raise ValueError(f'--out {out} is {part} of {option} {name}, which the new config needs: name another.')
+    if any(out.samefile(file) for file in _method_files()):
+        raise ValueError(f'--out {out} is a method file of mmkd, which configs need: name another.')
+    if not request.force:
+        raise FileExistsError(f'{out} is there already; --force writes over it.')
+
+
+def _inherited(config: Path) -> list[Path]:
+    """A config that can be read, and all that it inherits from."""
+    found: dict[Path, Path] = {}
+    waiting = [config]
+    while waiting:
+        path = waiting.pop()
+        if path.resolve() in found:
+            continue
+        found[path.resolve()] = path
+        bases = Config._get_base_files(str(path))
+        waiting += [Path(Config._get_cfg_path(base, str(path))[0]) for base in bases]
+    return list(found.values())
+
+
+def _method_files() -> list[Path]:
+    return sorted((config_folder('mmkd') / '_base_' / 'methods').glob('*.py'))
 
 
 def method_names() -> list[str]:
     """Stems of the method files that the package brings."""
-    return sorted(path.stem for path in (config_folder('mmkd') / '_base_' / 'methods').glob('*.py'))
+    return [path.stem for path in _method_files()]
 
 
 def _check_method(request: Request) -> None:
@@ -200,14 +241,15 @@ def leaf_text(request: Request, stem: str, student: Mapping[str, Any]) -> str:
         base = _relative(method, folder)
     pair = ' -> '.join(Path(name.split('::')[-1]).stem for name in (request.teacher, request.student) if name)
     settings = method_algorithm(stem, student)
-    kind = settings['type']
+    kind, page = settings['type'], PAGES.get(method_family(stem))
+    title = f'{stem}, docs/{page}.md' if page else stem
     more = ''.join(f'    {key}={_written(value)},\n' for key, value in settings.items() if key != 'type')
     if request.teacher is not None:
         more += f'    teacher={_runtime(request.teacher, folder)!r},\n'
     if request.teacher_ckpt is not None:
         more += f'    teacher_ckpt={_runtime(request.teacher_ckpt, folder)!r},\n'
     return (
-        f'# {stem}, docs/{method_family(stem)}.md.\n# {pair}\n'
+        f'# {title}.\n# {pair}\n'
         f'_base_ = [\n    {_based(request.student, folder)!r},\n    {base!r}]\n'
         f'model = dict(\n    _delete_=True,\n    type={kind!r},\n    architecture={{{{_base_.model}}}},\n{more}'
         '    distiller={{_base_.distiller}})\n'
@@ -236,7 +278,6 @@ def _runtime(name: str, folder: Path) -> str:
 
 def _checked(text: str, request: Request) -> tuple[list[str], list[str]]:
     """Warnings and problems of a configuration that lies where it is to be written, under another name."""
-    request.out.parent.mkdir(parents=True, exist_ok=True)
     trial = request.out.with_name(f'{request.out.stem}_not_checked_yet.py')
     if trial.exists():
         raise FileExistsError(f'{trial} is in the way.')

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from mmkd import compat
+from mmkd.engine.command_line import check_output
 from mmkd.engine.distillation_pictures import KINDS, PictureOptions, draw_subject
 from mmkd.engine.preflight_data import dataset_classes
 from mmkd.engine.student_config import is_distillation
@@ -87,8 +88,10 @@ def visualize(cfg: Config, options: VisualizeOptions) -> tuple[list[Path], list[
     Raises:
         FileExistsError: a picture is there already.
         FileNotFoundError: an image, a checkpoint or an annotation file does not exist.
+        PermissionError: the folder of the pictures cannot be written to.
         ValueError: the configuration distils nothing, or an option names what is not there.
     """
+    _check_options(options)
     if not is_distillation(cfg) or 'distiller' not in cfg.model:
         raise ValueError('This configuration distils nothing; give that of a distillation.')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
@@ -101,6 +104,20 @@ def visualize(cfg: Config, options: VisualizeOptions) -> tuple[list[Path], list[
         return _draw(model, subjects, picture, others, options), remarks
 
 
+def _check_options(options: VisualizeOptions) -> None:
+    """Refuse what cannot be drawn or written, before anything is loaded."""
+    check_output('--out', options.out, folder=True)
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch was built without CUDA
+        reason = str(error).split('\n')[0]
+        raise ValueError(
+            f'--device {options.device} cannot be used (such as cpu, cuda, cuda:1 can): {reason}'
+        ) from error
+    if options.levels and set(options.kinds) == {'detections'}:
+        raise ValueError('--levels chooses levels of the losses and of the attention, and --kinds asks for neither.')
+
+
 def _draw(
     model: nn.Module,
     subjects: Sequence[Subject],
@@ -110,7 +127,11 @@ def _draw(
 ) -> list[Path]:
     files = []
     for subject in subjects:
-        for name, figure in draw_subject(model, subject, picture, others).items():
+        figures = draw_subject(model, subject, picture, others)
+        if options.levels and not figures.keys() - {'detections'}:
+            kinds, levels = ' and '.join(options.kinds), ', '.join(options.levels)
+            raise ValueError(f'--levels {levels}: nothing that --kinds asks for ({kinds}) has them.')
+        for name, figure in figures.items():
             files.append(save_figure(figure, options.out / f'{subject.name}_{name}.png', options.dpi))
     return files
 

@@ -37,7 +37,7 @@ confidence (from six rounds on; of eight or fewer it is their range).
   over_floor    distillation step / (plain student step + the float32 teacher's features)
   over_...      distillation step / the same pair and losses in MMRazor's own algorithms
 Weights and batch are made: no data set is read and nothing is downloaded.
-Example: tools/benchmark_cost.py CONFIG --against mmrazor --shape 320 320 --shape 640 640 --teacher fold_bn
+Example: python tools/benchmark_cost.py CONFIG --against mmrazor --shape 320 320 --shape 640 640 --teacher fold_bn
 """
 
 

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import runpy
+import sys
 from pathlib import Path
 
 import mmcv
@@ -10,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from mmdet.apis import inference_detector, init_detector
+from mmengine.config import ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmkd.engine.export import rounding
+from mmkd.engine.export import ExportOptions, export_student, rounding
 from mmkd.engine.export_onnx import (
     OnnxError,
     RawOutputs,
@@ -23,12 +27,16 @@ from mmkd.engine.export_onnx import (
     largest_difference,
     onnx_bytes,
     output_names,
+    pipeline_metadata,
     run_onnx,
 )
 from mmkd.testing.data import shared_data
+from mmkd.testing.detection_data import detection_data
+from mmkd.testing.recipe import Schedule, training_config
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import FAMILIES, toy_detector
 
+PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'export.md'
 SHAPE = (96, 128)
 GROUPS = {
     'retinanet': ['cls_scores', 'bbox_preds'],
@@ -40,14 +48,19 @@ GROUPS = {
 }
 
 
-def detector(family: str) -> nn.Module:
-    """A detector whose weights differ everywhere from what PyTorch starts with, BatchNorm's statistics too."""
+def detector_config(family: str) -> ConfigDict:
+    """A small detector that keeps boxes of any score."""
     cfg = toy_detector(family, width=8, channels=16, convs=1)
     if family == 'faster-rcnn':
         cfg.test_cfg.rcnn.score_thr = 0.0
     else:
         cfg.test_cfg.score_thr = 0.0
-    model = MODELS.build(cfg)
+    return cfg
+
+
+def detector(family: str) -> nn.Module:
+    """A detector whose weights differ everywhere from what PyTorch starts with, BatchNorm's statistics too."""
+    model = MODELS.build(detector_config(family))
     model.init_weights()
     for name, value in model.state_dict().items():
         if name.endswith('running_mean'):
@@ -201,3 +214,68 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(ImportError, match='pip install onnxruntime'):
         run_onnx(b'', np.zeros(1))
+
+
+def awake(model: nn.Module, picture: Path) -> nn.Module:
+    """The detector with activations as a trained one has them, so that padding is felt, and scores around a half."""
+    pixels = torch.from_numpy(mmcv.imread(str(picture))).permute(2, 0, 1)
+    inputs = model.data_preprocessor(dict(inputs=[pixels], data_samples=None))['inputs']
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that it has seen
+    with torch.no_grad():
+        model.train()(inputs)
+        for name, value in model.named_parameters():
+            if name.endswith('.bias') and ('_cls' in name or '_obj' in name):
+                value.zero_()
+            elif 'conv_reg.' in name:  # of YOLOX, which takes the exponential of it
+                value.mul_(0.02)
+    return model.eval()
+
+
+RESIZE = dict(type='Resize', scale=(100, 70), keep_ratio=True)
+PAD = dict(type='Pad', pad_to_square=True, pad_val=dict(img=(114.0, 114.0, 114.0)))
+# Family, and how its test pipeline resizes and pads a picture of 120x80 px; (100, 70) is no multiple of 32.
+PIPELINES = {
+    'its own scale': ('retinanet', [RESIZE]),
+    'no ratio kept': ('fcos', [dict(type='Resize', scale=(100, 70))]),
+    'padded by 114': ('yolox', [dict(RESIZE, scale=(96, 96)), PAD]),
+    'padded by 114, then by the preprocessor': ('yolox', [dict(RESIZE, scale=(100, 100)), PAD]),
+    'padded to a divisor': ('retinanet', [RESIZE, dict(type='Pad', size_divisor=16, pad_val=50)]),
+    'padded to a size': ('atss', [RESIZE, dict(type='Pad', size=(120, 90))]),
+}
+
+
+@pytest.mark.parametrize('name', PIPELINES)
+def test_the_program_on_the_page_does_what_the_test_pipeline_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, steps = PIPELINES[name]
+    data = make_toy_data(tmp_path / 'toy', train=1, val=1, size=(120, 80))
+    cfg = training_config(detector_config(family), detection_data(data), Schedule(1, (96, 64), 2), 0)
+    pipeline = cfg.val_dataloader.dataset.pipeline
+    packed = [step for step in pipeline if step['type'] == 'PackDetInputs']
+    cfg.val_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), *steps, *packed]
+    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg
+    files = [tmp_path / 'student.onnx', tmp_path / 'student.pth', next((data / 'images').glob('train*'))]
+    state = awake(detector(family), files[2]).state_dict()
+    torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=state), tmp_path / 'run.pth')
+    export_student(str(tmp_path / 'run.pth'), ExportOptions(files[1], onnx=files[0]))
+    model = init_detector(str(files[1].with_suffix('.py')), str(files[1]), device='cpu')
+    expected = inference_detector(model, str(files[2])).pred_instances
+    (tmp_path / 'run_onnx.py').write_text(PAGE.read_text().split('# file: my/run_onnx.py\n')[1].split('```')[0])
+    monkeypatch.setattr(sys, 'argv', ['run_onnx.py', *map(str, files)])
+    found = runpy.run_path(str(tmp_path / 'run_onnx.py'), run_name='__main__')['found']
+    assert expected.scores.max() > 0.1
+    assert_same_detections(found, expected)
+
+
+def test_a_step_that_the_metadata_cannot_say_is_named() -> None:
+    for step in (dict(type='FixShapeResize', width=96, height=64), dict(RESIZE, interpolation='bicubic')):
+        assert pipeline_metadata([step]) == dict(resize=dict(other=step['type']), pad=None)
+    assert pipeline_metadata([dict(PAD, padding_mode='edge')])['pad'] == dict(other='Pad')
+    usual = pipeline_metadata([dict(RESIZE, type='mmdet.Resize', backend='cv2'), dict(PAD, pad_val=7)])
+    assert usual['resize'] == dict(scale=[100, 70], keep_ratio=True)
+    assert usual['pad'] == dict(value=[7, 7, 7], to_square=True, size=None, size_divisor=None)
+    assert pipeline_metadata([]) == dict(resize=None, pad=None)

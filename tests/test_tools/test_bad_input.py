@@ -121,6 +121,7 @@ def test_a_work_dir_that_is_a_file_is_refused(toy: ToyRun, tool: Callable) -> No
     ('config', 'says'),
     [
         ('/nowhere/distill.py', ('/nowhere/distill.py does not exist',)),
+        (str(ROOT / 'configs/ssim'), ('configs/ssim is a folder; a file is wanted',)),
         ('mmdet::retinanet/retinanet_r50_fpn_1x_coc.py', ('nearest: retinanet/retinanet_r50_fpn_1x_coco.py',)),
         ('mmkd::ssim/no_such.py', ("no config 'ssim/no_such.py'",)),
     ],

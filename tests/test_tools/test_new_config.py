@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmkd.engine.launch import load_config
 from mmkd.engine.new_config import Request, Written, leaf_text, method_names, write_config
+from mmkd.models.algorithms.model_config import config_folder
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.recipe import Schedule, training_config
 from mmkd.testing.shrink import shrink
@@ -105,7 +107,7 @@ def test_teacher_of_other_classes_is_refused_or_compared_by_features(detector: C
 
 def test_a_pair_that_the_method_cannot_serve_is_refused(detector: Callable[..., str], tmp_path: Path):
     with pytest.raises(ValueError, match=r'l2 does not serve this pair, nothing was written:\n.*loss_l2'):
-        written(detector('retinanet', 16), detector('retinanet', 24), 'l2', tmp_path / 'leaf.py')
+        written(detector('retinanet', 16), detector('retinanet', 24), 'l2', tmp_path / 'new' / 'folders' / 'leaf.py')
     assert not list(tmp_path.iterdir())
 
 
@@ -164,6 +166,64 @@ def test_what_is_no_detector_is_refused(text: str, says: str, detector: Callable
     ):
         with pytest.raises(ValueError, match=says):
             write_config(Request(student, 'ssim', tmp_path / 'leaf.py', str(teacher), 'x.pth'))
+
+
+def heirs(detector: Callable[..., str], folder: Path) -> tuple[Path, Path]:
+    """A student that inherits from `middle.py` that inherits from `base.py`, and a teacher with a base."""
+    (folder / 'base.py').write_text(Path(detector('retinanet', 16)).read_text())
+    (folder / 'middle.py').write_text("_base_ = ['./base.py']\n")
+    (folder / 'student.py').write_text("_base_ = 'middle.py'\n")
+    (folder / 'teacher_base.py').write_text(Path(detector('retinanet', 24)).read_text())
+    (folder / 'teacher.py').write_text("_base_ = 'teacher_base.py'\n")
+    shutil.copy(Path(detector('retinanet', 24)).with_suffix('.pth'), folder / 'teacher.pth')
+    (folder / 'link.py').symlink_to('student.py')
+    return folder / 'student.py', folder / 'teacher.py'
+
+
+OWN_FILES = {
+    'student.py': 'the file of --student',
+    'link.py': 'the file of --student',
+    'middle.py': 'a base of --student',
+    'base.py': 'a base of --student',
+    'teacher.py': 'the file of --teacher',
+    'teacher_base.py': 'a base of --teacher',
+}
+
+
+@pytest.mark.parametrize('name', OWN_FILES)
+def test_what_the_new_config_is_made_of_is_never_written_over(name: str, detector: Callable[..., str], tmp_path: Path):
+    student, teacher = heirs(detector, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for force in (True, False):
+        with pytest.raises(ValueError, match=f'{name} is {OWN_FILES[name]} .*name another'):
+            written(str(student), str(teacher), 'ssim', tmp_path / name, force=force)
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_method_file_is_never_written_over(detector: Callable[..., str]):
+    out = config_folder('mmkd') / '_base_' / 'methods' / 'mssd.py'
+    before = out.read_bytes()
+    try:
+        with pytest.raises(ValueError, match='is a method file of mmkd'):
+            written(detector('yolox', 16), None, 'mssd', out, force=True)
+    finally:
+        out.write_bytes(before)
+
+
+def test_a_home_folder_is_understood(detector: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    written(detector('yolox', 16), None, 'mssd', Path('~/leaf.py'))
+    assert [path.name for path in tmp_path.iterdir()] == ['leaf.py']
+
+
+@pytest.mark.parametrize('method', method_names())
+def test_the_page_that_is_named_exists(method: str):
+    names = (f'mmdet::retinanet/retinanet_{backbone}_fpn_1x_coco.py' for backbone in ('r18', 'r50'))
+    first = leaf_text(Request(next(names), method, Path('x.py'), next(names)), method, {}).splitlines()[0]
+    title, _, page = first.removesuffix('.').partition(', ')
+    assert title == f'# {method}'
+    assert (ROOT / page).is_file() if page else method in ('cwd', 'pkd', 'mgd')
 
 
 def test_every_method_file_is_a_method():

@@ -10,7 +10,7 @@ import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import list_from_file
 
-from mmkd.near_names import nearest
+from mmkd.near_names import absent_file, nearest
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def config_folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f'The package {package!r} is not installed.')
-    folder = Path(next(iter(spec.submodule_search_locations))) / '.mim' / 'configs'
+    root = Path(next(iter(spec.submodule_search_locations)))
+    folder, beside = root / '.mim' / 'configs', root.parent / 'configs'
+    if not folder.is_dir() and package == 'mmkd' and beside.is_dir():  # a checkout that was not installed
+        return beside
     if not folder.is_dir():
         raise ValueError(f'The package {package!r} brings no configurations (no {folder}).')
     return folder
@@ -62,6 +65,8 @@ def find_config(name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path
+        if path.is_dir():
+            raise FileNotFoundError(f'Config {absent_file(path)}.')
         options = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         raise FileNotFoundError(f'Config {name} does not exist; {nearest(path.name, options)}.')
     folder = config_folder(package)
