@@ -37,6 +37,7 @@ LEAVES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.p
 BASES = sorted(CONFIGS.glob('_base_/**/*.py'))
 METHODS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ('_base_', 'baselines'))
 MAX_LINES = 25
+LATER = dict(epoch=11, iter=11, max_epochs=12, max_iters=12)  # what rises over the first epochs has risen
 
 # A method's folder may hold its controls and variants: what the first field of a file's name may be.
 FIRST_FIELDS = {'ssim': ('ssim', 'ssim-adapt', 'l1', 'l2')}
@@ -253,16 +254,36 @@ def test_teacher_has_weights(path: Path):
 # ---- a training step ------------------------------------------------------------------------------------------------
 
 
-def training_step(cfg: Config) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """Build model, data and optimiser as the Runner would, and take one step on the first batch."""
+def first_batch(cfg: Config) -> dict[str, Any]:
+    return next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+
+
+def training_step(cfg: Config, batch: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Build model and optimiser as the Runner would, and take one step of a later epoch."""
     torch.manual_seed(1)  # another seed than that of the made teachers: equal networks have nothing to learn
-    MessageHub.get_current_instance().update_info_dict(dict(epoch=0, iter=0, max_epochs=1, max_iters=2))
+    MessageHub.get_current_instance().update_info_dict(LATER)
     model = ROOT_MODELS.build(copy.deepcopy(cfg.model))
     model.init_weights()
+    move_gains(model)
     model.train()
-    optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
-    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-    return model, model.train_step(batch, optimizer)
+    logs = model.train_step(batch, build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)))
+    return model, {name: torch.as_tensor(value).detach() for name, value in logs.items()}
+
+
+def move_gains(model: torch.nn.Module) -> None:
+    """As training will: while the gains of a self-teacher are 0, its features are the student's."""
+    for module in model.modules():
+        if isinstance(module, ResidualBiFPNSelfTeacher):
+            for gain in module.gains:
+                torch.nn.init.constant_(gain, 0.1)
+
+
+def silent_losses(model: torch.nn.Module, logs: dict[str, torch.Tensor]) -> list[str]:
+    """Distillation losses that are 0 in the step although their weight in the config is not."""
+    by_length = sorted(model.distiller.mappings, key=len, reverse=True)  # `loss_a_b` is not a level of `loss_a`
+    said = [f'{name}_' for name, value in logs.items() if value != 0]
+    heard = {next((loss for loss in by_length if name.startswith(f'distill.{loss}_')), None) for name in said}
+    return [loss for loss in model.distiller.mappings if loss not in heard]
 
 
 @each_leaf
@@ -274,31 +295,33 @@ def test_takes_one_training_step(path: Path, made: Path):
         for hook in [*(small.get('default_hooks') or {}).values(), *(small.get('custom_hooks') or [])]:
             if hook is not None and hook['type'] != 'DetVisualizationHook':  # which asks for the Runner's visualizer
                 ROOT_HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
-        model, logs = training_step(small)
-    logs = {name: torch.as_tensor(value).detach() for name, value in logs.items()}
+        batch = first_batch(small)
+        boxes = [len(sample.gt_instances) for sample in batch['data_samples']]
+        model, logs = training_step(small, batch)
+    assert any(boxes), 'no object is left in the batch'
     assert all(torch.isfinite(value).all() for value in logs.values()), logs
     if path.parent.name in METHODS:
-        distilled = {
-            name: float(value) for name, value in logs.items() if name.startswith('distill.') and 'loss' in name
-        }
-        assert distilled, f'no distillation loss among {list(logs)}'
-        late = starts_later(model) or starts_as_its_student(model)
-        assert any(value != 0 for value in distilled.values()) or late, distilled
+        assert model.distiller.mappings, f'no distillation loss among {list(logs)}'
+        assert silent_losses(model, logs) == [], logs
+
+
+LOGITS_OF_YOLOX = CONFIGS / 'ikd' / 'ikd_yolox_s_yolox_tiny_8xb8-100e_kitti.py'
+
+
+@pytest.mark.parametrize('mistake', ['student is its own teacher', 'no boxes'])
+def test_a_loss_that_is_zero_beside_others_is_noticed(mistake: str, made: Path):
+    teacher = 'model.distiller.loss_forward_mappings.loss_ikd_logit.preds_T.from_student'
+    small = shrink(load_config(str(LOGITS_OF_YOLOX), {teacher: mistake != 'no boxes'}), made)
+    batch = first_batch(small)
+    if mistake == 'no boxes':
+        for sample in batch['data_samples']:
+            sample.gt_instances = sample.gt_instances[:0]
+    assert silent_losses(*training_step(small, batch)) == ['loss_ikd_logit']
 
 
 def only_detectors(cfg: Config) -> None:
     if cfg.get('default_scope', 'mmdet') != 'mmdet':
         pytest.skip('a classifier: tests/test_models/test_algorithms/test_self_teacher_classifier.py runs its step')
-
-
-def starts_later(model: torch.nn.Module) -> bool:
-    """Whether every distillation loss is switched off at the first step by its schedule."""
-    return not any(model.distiller.active(loss) for loss in model.distiller.mappings)
-
-
-def starts_as_its_student(model: torch.nn.Module) -> bool:
-    """Whether the self-teacher's features are the student's until its gains have moved."""
-    return any(isinstance(module, ResidualBiFPNSelfTeacher) for module in model.modules())
 
 
 @each_leaf

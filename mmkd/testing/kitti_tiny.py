@@ -6,7 +6,6 @@ about a method: backbones start at random, images are small, and the 25 validati
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mmkd.datasets.data_root import move_data_root
 from mmkd.engine.launch import load_config, prepare_training, train
 from mmkd.testing.data import shared_data
 from mmkd.testing.methods import config_root
+from mmkd.testing.shrink import resize_images, visit
 
 STRIDE = 32
 
@@ -39,9 +39,9 @@ def on_kitti_tiny(cfg: Config, *, epochs: int, scale: float, frames: int | None 
         while 'dataset' in leaf:
             leaf = leaf.dataset
         leaf.update(ann_file=f'ImageSets/{split}.txt', indices=frames)
-        _visit(loader.dataset, lambda node: _rescale(node, scale))
-    _visit(cfg.model, lambda node: _rescale(node, scale))
-    _visit(cfg.model, _drop_downloads)
+        visit(loader.dataset, lambda node: _rescale(node, scale))
+    visit(cfg.model, lambda node: _rescale(node, scale))
+    visit(cfg.model, _drop_downloads)
     cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
     cfg.param_scheduler = [
         dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
@@ -64,32 +64,9 @@ def on_kitti_tiny(cfg: Config, *, epochs: int, scale: float, frames: int | None 
     return cfg
 
 
-def _visit(node: Any, change: Callable[[dict], object]) -> None:
-    """Calls `change` on every dictionary in nested dictionaries and lists."""
-    if isinstance(node, dict):
-        change(node)
-        for child in node.values():
-            _visit(child, change)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            _visit(child, change)
-
-
 def _rescale(node: dict, scale: float) -> None:
-    """Image scales times `scale`, in multiples of the stride."""
-
-    def pair(sizes: Any) -> Any:
-        if isinstance(sizes[0], (list, tuple)):
-            return [pair(size) for size in sizes]
-        return tuple(max(STRIDE, round(size * scale / STRIDE) * STRIDE) for size in sizes)
-
-    keys = {'scale', 'img_scale'} | ({'size'} if node.get('type') == 'Pad' else set())
-    for key in keys & set(node):
-        node[key] = pair(node[key])
-    if node.get('type') == 'RandomAffine':
-        node['border'] = tuple(-size // 2 for size in pair([-2 * border for border in node['border']]))
-    if node.get('type') == 'BatchSyncRandomResize':
-        node['random_size_range'] = pair(node['random_size_range'])
+    """Image sizes times `scale`, in multiples of the stride."""
+    resize_images(node, lambda size: tuple(max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in size))
 
 
 def _drop_downloads(node: dict) -> None:

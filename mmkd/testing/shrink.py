@@ -2,7 +2,7 @@
 
 What it changes, and nothing else:
 - data: a toy set with the config's own classes instead of the real one, 2 training images and 1 for validation;
-- scale: images, crops and batch-wise resizes of 96x64 px;
+- scale: images, crops, paddings and batch-wise resizes of 96x64 px, mosaics of four such images;
 - loop: one epoch, batch 2, images loaded in the training process, no learning-rate schedule, no mixed precision;
 - weights: nothing is downloaded; a pretrained backbone starts at random, and a teacher gets made weights (random, in a
   file), so that loading and checking them is still run. The check of the teacher's AP is off: random weights have none;
@@ -28,6 +28,8 @@ from mmkd.testing.toy_kitti import make_toy_kitti
 SCALE = (96, 64)
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
+# Image sizes beside `scale`, `img_scale` and `crop_size`, whose names mean something else elsewhere.
+_SIZES = dict(Pad={'size'}, RandomChoiceResize={'scales'})
 
 
 def shrink(cfg: Config, folder: str | Path) -> Config:
@@ -62,7 +64,7 @@ def _shrink_data(cfg: Config, folder: Path) -> None:
         split = 'train' if name.startswith('train') else 'val'
         loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
         loader.pop('prefetch_factor', None)
-        _visit(loader.dataset, _small_scales)
+        visit(loader.dataset, _small_scales)
         for dataset in _leaves(loader.dataset):
             annotations[split] = _toy_dataset(dataset, split, folder)
     for name in _EVALUATORS:
@@ -120,10 +122,10 @@ def _shrink_model(model: ConfigDict, folder: Path) -> ConfigDict:
     for key in ('architecture', 'student'):
         if isinstance(model.get(key), dict):
             model[key] = _shrink_model(model[key], folder)
-    _visit(model, _without_downloads)
-    _visit(model, _shallower)
-    _visit(model, _fewer_proposals)
-    _visit(model, _small_scales)
+    visit(model, _without_downloads)
+    visit(model, _shallower)
+    visit(model, _fewer_proposals)
+    visit(model, _small_scales)
     if model.get('teacher') is not None:
         teacher = model.teacher
         options = {} if isinstance(teacher, str) or 'config' not in teacher else dict(teacher)
@@ -154,25 +156,46 @@ def _made_weights(model: ConfigDict, folder: Path) -> str:
     return str(file)
 
 
-def _visit(node: Any, change: Callable[[dict], None]) -> None:
-    """Call `change` on every dict in nested dicts and lists."""
+def visit(node: Any, change: Callable[[dict], object]) -> None:
+    """Call `change` on every dictionary in nested dictionaries and lists.
+
+    Args:
+        node: A configuration, or a part of one.
+        change: What may change a dictionary in place; its children come after it.
+    """
     if isinstance(node, dict):
         change(node)
         for child in node.values():
-            _visit(child, change)
+            visit(child, change)
     elif isinstance(node, (list, tuple)):
         for child in node:
-            _visit(child, change)
+            visit(child, change)
+
+
+def resize_images(node: dict, size: Callable[[tuple], tuple]) -> None:
+    """Give every image size of a transform or a batch-wise resize another value, in place.
+
+    Args:
+        node: One dictionary, without its children.
+        size: From a pair of px to the pair that takes its place. Both are (width, height), but for the two ends of
+            `random_size_range`, which are ordered afterwards.
+    """
+    kind = node.get('type')
+    named = {'scale', 'img_scale', 'crop_size'} | _SIZES.get(kind, set())
+    for key in named & set(node):
+        if isinstance(node[key], (list, tuple)):
+            pairs = isinstance(node[key][0], (list, tuple))
+            node[key] = [size(tuple(pair)) for pair in node[key]] if pairs else size(tuple(node[key]))
+    if kind == 'BatchSyncRandomResize':
+        node['random_size_range'] = tuple(sorted(size(tuple(node['random_size_range']))))
+    if kind == 'BatchFixedSizePad':
+        node['size'] = size(tuple(node['size'])[::-1])[::-1]
+    if kind == 'RandomAffine' and any(node.get('border', ())):  # half of what it cuts off, below 0, on every side
+        node['border'] = tuple(-side // 2 for side in size(tuple(-2 * side for side in node['border'])))
 
 
 def _small_scales(node: dict) -> None:
-    for key in ('scale', 'img_scale', 'crop_size'):
-        if isinstance(node.get(key), (list, tuple)):
-            node[key] = [SCALE, SCALE] if isinstance(node[key][0], (list, tuple)) else SCALE
-    if 'scales' in node and node.get('type') == 'RandomChoiceResize':
-        node['scales'] = [SCALE]
-    if node.get('type') == 'BatchSyncRandomResize':
-        node['random_size_range'] = (64, 96)
+    resize_images(node, lambda size: SCALE)
 
 
 def _without_downloads(node: dict) -> None:

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmkd.testing.methods import config_root, method_distiller
-from mmkd.testing.shrink import SCALE, shrink
+from mmkd.testing.shrink import SCALE, resize_images, shrink
 from mmkd.testing.toy_detectors import toy_detector
 
 _MMDET = Path(__import__('mmdet').__file__).parent / '.mim' / 'configs'
@@ -43,7 +43,49 @@ def test_scales_and_wrapped_data_sets_are_reached(tmp_path):
     assert 'annotations/instances' not in str(cfg.train_dataloader)
     assert '640' not in str(cfg.train_dataloader.dataset.pipeline)
     assert cfg.model.data_preprocessor.batch_augments[0].random_size_range == (64, 96)
-    assert tuple(cfg.train_dataloader.dataset.pipeline[0].img_scale) == SCALE
+    mosaic, affine = cfg.train_dataloader.dataset.pipeline[:2]
+    assert tuple(mosaic.img_scale) == SCALE
+    assert tuple(affine.border) == (-SCALE[0] // 2, -SCALE[1] // 2)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_yolox_sees_objects_in_small_images(tmp_path):
+    kitti = Config.fromfile(config_root() / 'baselines' / 'yolox_tiny_8xb8-100e_kitti.py')
+    batch = next(iter(Runner.build_dataloader(shrink(kitti, tmp_path).train_dataloader, seed=0)))
+    assert {tuple(image.shape[1:]) for image in batch['inputs']} == {SCALE[::-1]}
+    assert sum(len(sample.gt_instances) for sample in batch['data_samples']) > 0
+
+
+@pytest.mark.parametrize(
+    ('node', 'changed'),
+    [
+        (dict(type='Resize', scale=(1242, 375)), dict(scale=(621, 188))),
+        (dict(type='Resize', scale_factor=0.5), {}),
+        (dict(type='RandomResize', scale=[(100, 50), (300, 90)]), dict(scale=[(50, 25), (150, 45)])),
+        (dict(type='RandomChoiceResize', scales=[(100, 50), (300, 90)]), dict(scales=[(50, 25), (150, 45)])),
+        (dict(type='AnchorGenerator', scales=[8, 16]), {}),
+        (dict(type='RandomCrop', crop_size=(64, 32)), dict(crop_size=(32, 16))),
+        (dict(type='Pad', size=(64, 32)), dict(size=(32, 16))),
+        (dict(type='Pad', size_divisor=32), {}),
+        (dict(type='RandomAffine', border=(-320, -160)), dict(border=(-160, -80))),
+        (dict(type='RandomAffine', border=(0, 0)), {}),
+        (dict(type='RandomAffine'), {}),
+        (dict(type='BatchSyncRandomResize', random_size_range=(480, 800)), dict(random_size_range=(240, 400))),
+    ],
+)
+def test_every_image_size_is_changed_and_nothing_else(node, changed):
+    expected = node | changed
+    resize_images(node, lambda size: tuple(round(side / 2) for side in size))
+    assert node == expected
+
+
+def test_one_size_for_all_is_put_in_the_order_that_each_place_wants():
+    pad, resize = dict(type='BatchFixedSizePad', size=(1024, 512)), dict(type='BatchSyncRandomResize')
+    resize['random_size_range'] = (480, 800)
+    for node in (pad, resize):
+        resize_images(node, lambda size: SCALE)
+    assert pad['size'] == SCALE[::-1]  # height, width
+    assert resize['random_size_range'] == (64, 96)
 
 
 def test_nothing_is_downloaded_and_depth_alone_changes_in_the_model(tmp_path):
