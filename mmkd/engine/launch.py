@@ -11,10 +11,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd import compat, releases
-from mmkd.datasets.data_root import move_data_root
+from mmkd.datasets.data_root import check_reached, move_data_root
 from mmkd.engine import preflight
 from mmkd.engine.explain import explain
 from mmkd.engine.student_config import is_distillation, student_config
+from mmkd.engine.work_dir import CHECKPOINTS, alone_in_work_dir
 from mmkd.models.algorithms.model_config import find_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions
 
@@ -24,7 +25,8 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: the file does not exist; the message names the nearest ones.
-        ValueError: the file is no valid configuration, or an override names what is not there.
+        ValueError: the file is no valid configuration, an override names what is not there, or `data_root` reaches no
+            data set.
     """
     compat.enable_config_prefix()
     path = find_config(name)
@@ -37,6 +39,8 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
         if 'data_root' in options:
             move_data_root(cfg, options['data_root'])
         _merge_options(cfg, options)
+        if 'data_root' in options:
+            check_reached(cfg, str(options['data_root']), chosen=options)
     if 'model' not in cfg:
         raise ValueError(f'{name} defines no model; it is a base to inherit from, not a configuration to run.')
     return cfg
@@ -115,7 +119,7 @@ def _count_accumulated_images(cfg: Config) -> None:
 
 
 def _has_checkpoint(work_dir: Path) -> bool:
-    return any(path for pattern in preflight.CHECKPOINTS for path in work_dir.glob(pattern))
+    return any(path for pattern in CHECKPOINTS for path in work_dir.glob(pattern))
 
 
 def _start(cfg: Config) -> str:
@@ -133,29 +137,31 @@ def train(cfg: Config) -> Runner:
 
     Raises:
         mmkd.engine.preflight.PreflightError: the first mistakes found, all in one message.
+        mmkd.engine.work_dir.WorkDirError: another training is working in the work directory.
     """
     releases.check_ops()
     releases.check_versions()
     preflight.check_training(cfg)
-    runner = build_runner(cfg)
-    try:
-        runner.train()
-    except Exception as error:
-        if runner.iter > 0 and not getattr(error, 'user_mistake', False):  # hours may lie behind it
-            runner.logger.error('The training ended with an error.', exc_info=True)
-            error.show_traceback = True
-        raise
+    with alone_in_work_dir(cfg):
+        runner = build_runner(cfg)
+        try:
+            runner.train()
+        except Exception as error:
+            if runner.iter > 0 and not getattr(error, 'user_mistake', False):  # hours may lie behind it
+                runner.logger.error('The training ended with an error.', exc_info=True)
+                error.show_traceback = True
+            raise
     return runner
 
 
 def prepare_test(cfg: Config, checkpoint: str, *, work_dir: str | None, config_name: str, launcher: str) -> Config:
     """The plain student's configuration for a test of `checkpoint`; neither teacher nor method is needed."""
+    stem = Path(config_name.split('::')[-1]).stem
     if is_distillation(cfg):
-        filename = cfg.filename
         cfg = student_config(cfg)
-        cfg.__dict__['_filename'] = filename
+    cfg.experiment_name = cfg.get('experiment_name') or stem
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config_name.split('::')[-1]).stem)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / stem)
     cfg.load_from = checkpoint
     cfg.resume = False
     return cfg

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
@@ -21,21 +20,18 @@ from mmkd.engine.dry_step import step_problem
 from mmkd.engine.explain import explain
 from mmkd.engine.preflight_data import check_data, dataset_classes, datasets
 from mmkd.engine.preflight_sizes import check_sizes
+from mmkd.engine.preflight_start import CHECKPOINT_ERRORS, Start, check_start, read_start
 from mmkd.engine.student_config import is_distillation
-from mmkd.models.algorithms.checkpoint_state import CheckpointMismatchError, load_strictly
+from mmkd.engine.work_dir import check_work_dir
+from mmkd.models.algorithms.checkpoint_state import load_strictly
 from mmkd.models.algorithms.inherit import inherit_weights
 from mmkd.models.algorithms.teacher import Teacher
 from mmkd.models.apart import own_randomness
 from mmkd.near_names import nearest
 
-CHECKPOINT_ERRORS = (FileNotFoundError, compat.UnsafeCheckpointError, CheckpointMismatchError)
 # Keys that MMEngine and mmkd's tools read beyond the Runner's own arguments, whether a configuration has them or not.
 KNOWN_KEYS = ('runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'custom_imports', 'compile', 'tta_model')
 KNOWN_KEYS += ('tta_pipeline', 'activation_checkpointing', 'efficient_conv_bn_eval', 'data_root', 'distiller')
-
-
-# Files of a run in its work directory that another run would write over or remove.
-CHECKPOINTS = ('last_checkpoint', 'epoch_*.pth', 'iter_*.pth', 'best_*.pth')
 
 
 class PreflightError(ValueError):
@@ -120,30 +116,14 @@ def check_distiller(cfg: Config) -> Iterator[str]:
         )
 
 
-def check_load_from(cfg: Config) -> Iterator[str]:
-    """A checkpoint to start or resume from that is missing, damaged or hostile."""
-    name = cfg.get('load_from')
-    if not name or '://' in name:
-        return
-    try:
-        compat.load_checkpoint_file(str(compat.fetch_checkpoint(name)))
-    except CHECKPOINT_ERRORS as error:
-        yield f'load_from: {error}'
+def check_model(cfg: Config, *, weights: bool = True, start: Start | None = None) -> Iterator[str]:
+    """A model that cannot be built, wired or stepped, or a checkpoint that is not its or its teacher's own.
 
-
-def check_work_dir(cfg: Config) -> Iterator[str]:
-    """A work directory that holds another run, which would be overwritten."""
-    folder = Path(cfg.work_dir)
-    if cfg.get('resume') or not is_main_process():
-        return
-    if folder.is_file():
-        yield f'The work directory {folder} is a file.'
-    elif any(path.is_file() for pattern in CHECKPOINTS for path in folder.glob(pattern)):
-        yield f'The work directory {folder} already holds a run. Resume it with --resume, or choose another --work-dir.'
-
-
-def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
-    """A model that cannot be built, wired or stepped, or a teacher whose checkpoint is not its own."""
+    Args:
+        cfg: the configuration.
+        weights: see whether the teacher's checkpoint fits.
+        start: the checkpoint from which the training starts.
+    """
     model = copy.deepcopy(cfg.model)  # DETR's kind write into what they are built from
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -153,7 +133,7 @@ def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
     except Exception as error:
         if os.environ.get('MMKD_TRACEBACK') == '1':
             raise
-        yield f'model: {explain(error)}'
+        yield f'model: {explain(error, dict(model=cfg.model))}'
         if weights:
             yield from _check_teacher_alone(model)
         return
@@ -165,6 +145,8 @@ def check_model(cfg: Config, *, weights: bool = True) -> Iterator[str]:
             yield f'model: {error}'
     if weights and teacher is not None:
         yield from _check_weights(teacher)
+    if start is not None:
+        yield from check_start(built, start)
     with own_randomness():
         problem = step_problem(built)
     if problem is not None:
@@ -203,7 +185,6 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_data,
     check_classes,
     check_distiller,
-    check_load_from,
     *config_rules.PROBLEMS,
 )
 
@@ -219,7 +200,9 @@ def find_problems(cfg: Config, *, data: bool = True, weights: bool = True) -> li
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmdet')):
         sizes = list(check_sizes(cfg))
         found = sizes + [problem for check in CHECKS if data or check is not check_data for problem in check(cfg)]
-        return found if sizes else found + list(check_model(cfg, weights=weights))
+        start = read_start(cfg)
+        found += start.problems
+        return found if sizes else found + list(check_model(cfg, weights=weights, start=start))
 
 
 def check_training(cfg: Config) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from mmkd import compat, releases
+from mmkd.engine.command_line import check_output
 from mmkd.engine.comparison import COSTS, Candidate, Comparison, parse_others, teacher_candidate
 from mmkd.engine.detector_cost import gflops, milliseconds, parameter_count
 from mmkd.engine.launch import build_runner
@@ -102,6 +104,9 @@ def augment(cfg: Config) -> None:
 def _refuse(cfg: Config, options: TestOptions) -> None:
     if options.out is not None and Path(options.out).suffix not in ('.pkl', '.pickle'):
         raise ValueError(f'--out must end in .pkl or .pickle, got {options.out}.')
+    if options.out is not None:
+        check_output('--out', Path(options.out))
+    check_output('--work-dir', Path(cfg.work_dir), folder=True)
     if options.tta and options.cost:
         raise ValueError('--cost measures the detector itself, --tta several views of an image: give one of them.')
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
@@ -132,6 +137,21 @@ def _write_apart(cfg: Config, name: str) -> None:
                 metric.outfile_prefix = f'{metric.outfile_prefix}_{name}'
 
 
+def _build_apart(cfg: Config, name: str) -> Runner:
+    """A runner whose configuration is written into its log folder.
+
+    MMEngine writes it into the work directory, by the name that it was read from: over the one that the training has
+    left there, from which it may be resumed. Without a name it is that of the log folder.
+    """
+    cfg.__dict__['_filename'] = None
+    runner = build_runner(cfg)
+    if is_main_process():
+        with suppress(FileNotFoundError):
+            written = Path(runner.work_dir) / f'{runner.timestamp}.py'
+            written.replace(written.with_suffix('') / f'test_{name}.py')
+    return runner
+
+
 def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[Runner, dict[str, float]]:
     """Test one detector; the runner still holds it."""
     cfg, name = candidate.cfg, candidate.name.replace('/', '_')
@@ -146,7 +166,7 @@ def _score(candidate: Candidate, options: TestOptions, *, first: bool) -> tuple[
         _write_apart(cfg, name)
     if options.compare is not None:
         cfg.experiment_name = f'{cfg.get("experiment_name") or "test"}_{name}'
-    runner = build_runner(cfg)
+    runner = _build_apart(cfg, name)
     if first and options.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=options.out))
     found = runner.test()
@@ -190,7 +210,9 @@ def test(cfg: Config, options: TestOptions, distillation: Config | None = None) 
 
     Raises:
         FileNotFoundError: a checkpoint does not exist.
-        ValueError: `out` is no `.pkl` file, the configuration has no test set, or there is nothing to compare with.
+        PermissionError: `out` or the work directory cannot be written.
+        ValueError: `out` is no `.pkl` file, a file is in the place of a folder, the configuration has no test set, or
+            there is nothing to compare with.
         mmkd.models.algorithms.checkpoint_state.CheckpointMismatchError: a checkpoint is of another network.
     """
     _refuse(cfg, options)

@@ -123,6 +123,19 @@ def test_a_changed_number_of_processes_scales_the_rate_as_asked(distill_config, 
     assert (again.epoch, again.iter) == (2, 5)
 
 
+@pytest.mark.parametrize('before', [1, 2])
+def test_a_random_state_that_cannot_be_given_to_these_processes_is_said(before, distill_config, run, tmp_path):
+    """Two processes of one image, now one of two: the same images a step, so that the run goes on."""
+    run(distill_config(epochs=1), tmp_path / 'run')
+    path = tmp_path / 'run' / 'epoch_1.pth'
+    checkpoint = load(path)
+    checkpoint['mmkd'].update(world_size=before, rng=checkpoint['mmkd']['rng'] * before)
+    torch.save(checkpoint, path)
+    assert run(distill_config(epochs=2), tmp_path / 'run', resume='auto').epoch == 2
+    log = max((tmp_path / 'run').rglob('*.log'), key=lambda p: p.stat().st_mtime).read_text()
+    assert ('WARNING - The random state of 2 processes in the checkpoint cannot be given to 1' in log) == (before == 2)
+
+
 def test_resuming_inside_an_epoch_is_refused_with_the_epoch_loop(distill_config, run, tmp_path):
     """Also behind its last iteration, where MMEngine notes the epoch as one that is to come; and whatever is scaled."""
     cfg = distill_config(epochs=1)

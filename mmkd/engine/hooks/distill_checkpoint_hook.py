@@ -147,7 +147,7 @@ class DistillCheckpointHook(Hook):
         """On resuming, restore what `before_save_checkpoint` added; `load_from` takes the student alone.
 
         Raises:
-            ResumeError: another teacher, another number of processes, a checkpoint from inside an epoch, or one
+            ResumeError: another teacher, another number of images a step, a checkpoint from inside an epoch, or one
                 without the optimiser's state.
         """
         if not runner._resume:
@@ -169,16 +169,29 @@ class DistillCheckpointHook(Hook):
                 for name, module in hook.ema_model.module.apart_modules().items():
                     if f'ema_{name}' in saved:
                         module.load_saved_state(saved[f'ema_{name}'])
-        self._resumed = on_cpu(saved['rng'][runner.rank]) if len(saved['rng']) == get_world_size() else None
+        self._resumed = self._random_state(saved, runner.rank)
         if _other_batch(saved, runner):
             ratio = scale_learning_rates(runner, checkpoint)
             print_log(
                 f'{_both_batches(saved, runner)}: its learning rate is multiplied by {ratio:.4g}, as --auto-scale-lr '
-                'asks. Random state of other processes is not restored, and schedules by iteration go on counting the '
-                'steps of the earlier batch.',
+                'asks. Schedules by iteration go on counting the steps of the earlier batch.',
                 logger='current',
                 level=30,
             )
+
+    def _random_state(self, saved: dict, rank: int) -> dict[str, Any] | None:
+        """This process's own; None, with a warning, where there were more processes than now, or fewer."""
+        before, now = len(saved['rng']), get_world_size()
+        if before == now:
+            return on_cpu(saved['rng'][rank])
+        print_log(
+            f'The random state of {before} {_processes(before)} in the checkpoint cannot be given to {now}: the order '
+            'of the images, their augmentation and sampling are drawn anew, so that the run does not go on as it would '
+            'have without the interruption. Its weights, optimiser and schedules do.',
+            logger='current',
+            level=30,
+        )
+        return None
 
     def _check_same_run(self, runner: Runner, model: nn.Module, checkpoint: dict) -> None:
         saved, meta = checkpoint['mmkd'], checkpoint['meta']
@@ -215,6 +228,10 @@ class DistillCheckpointHook(Hook):
                 f'The checkpoint was written inside an epoch (behind iteration {meta["iter"]}); an epoch-based run '
                 "resumes from an epoch's checkpoint only. Use one of those, or IterBasedTrainLoop."
             )
+
+
+def _processes(number: int) -> str:
+    return 'process' if number == 1 else 'processes'
 
 
 def images_a_step(runner: Runner) -> int | None:
