@@ -181,7 +181,22 @@ TRAINING: dict[str, Case] = {
         annotations(lambda c: c['images'][0].update(file_name='/etc/passwd')), ('outside the data folder', '/etc/passw')
     ),
     'image name that is none': Case(
-        annotations(lambda c: c['images'][0].update(file_name=5)), ('no COCO annotation file (TypeError',)
+        annotations(lambda c: c['images'][0].update(file_name=5)), ('images.file_name must be text', 'images[0]')
+    ),
+    'files joined without renumbering': Case(
+        annotations(lambda c: [image.update(id=1) for image in c['images']]),
+        ('train.json: images.id must be unique; 4 images have 1 ids',),
+    ),
+    'optimizer of no type': Case(
+        put('optim_wrapper.optimizer.type', 'Adamm'), ("no optimizer is registered as 'Adamm'", 'nearest: Adam')
+    ),
+    'loss of another name': Case(
+        put('model.distiller.distill_losses.loss_kc.loss.loss_weight', 3),
+        ('model.distiller.distill_losses.loss_kc has no "type"; nearest: loss_kd.',),
+    ),
+    'folder of annotations': Case(
+        lambda cfg, toy, folder: put(f'{TRAIN}.ann_file', str(toy.data / 'annotations'))(cfg, toy, folder),
+        ('annotations is a folder; a file is wanted',),
     ),
     'num_classes': Case(put(f'{HEAD}.num_classes', 80), ('bbox_head.num_classes is 80', '4 classes: circle, square')),
     'bomb: num_classes': Case(put(f'{HEAD}.num_classes', 10**9), ('num_classes is 1000000000', 'more than')),

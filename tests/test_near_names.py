@@ -1,6 +1,6 @@
 """Endings of error messages: names and folders nearest to what is not there."""
 
-from mmkd.near_names import absent, nearest
+from mmkd.near_names import absent, absent_file, nearest
 
 
 def test_nearest_prefers_what_looks_alike():
@@ -23,3 +23,19 @@ def test_absent_finds_the_first_part_that_is_not_there(tmp_path):
 def test_absent_says_that_a_file_is_no_folder(tmp_path):
     (tmp_path / 'data').touch()
     assert absent(tmp_path / 'data' / 'bccd') == f'{tmp_path}/data is no folder; there are: none'
+
+
+def test_absent_says_that_configs_do_not_expand_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/a.json').touch()
+    assert absent('~/data') == f'~ is not expanded in configs; write {tmp_path}/data'
+    assert absent('~/dat') == f'{tmp_path}/dat does not exist; nearest: data (~ is not expanded in configs)'
+    assert absent_file('~/data/a.json').endswith(f'~ is not expanded in configs; write {tmp_path}/data/a.json')
+
+
+def test_absent_file_tells_a_folder_from_what_is_not_there(tmp_path):
+    (tmp_path / 'train').mkdir()
+    (tmp_path / 'train.txt').touch()
+    assert absent_file(tmp_path / 'train') == f'{tmp_path}/train is a folder; a file is wanted'
+    assert absent_file(tmp_path / 'tain.txt') == f'{tmp_path}/tain.txt does not exist; nearest: train.txt'

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from mmkd.datasets.kitti import KITTI_FOLDERS, KittiDataset
+from mmkd.engine.coco_rules import annotation_faults, layout_faults, missing_images
 from mmkd.engine.explain import explain
 from mmkd.evaluation.kitti_files import read_split
 from mmkd.models.algorithms.model_config import class_names, detected_classes
-from mmkd.near_names import absent, nearest
+from mmkd.near_names import absent, absent_file, nearest
 
 MAX_NESTING = 2000
 
@@ -48,6 +50,7 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
 
 def check_data(cfg: Config) -> Iterator[str]:
     """Data folders and files that are not there or not what they should be, and class names not in annotations."""
+    counts = Counter(name for name, _ in datasets(cfg))
     for name, dataset in datasets(cfg):
         if is_elsewhere(dataset, dataset.get('data_root')):
             continue
@@ -59,15 +62,15 @@ def check_data(cfg: Config) -> Iterator[str]:
         paths = [root / file for file in ([files] if isinstance(files, str) else files) if '://' not in file]
         missing = [path for path in paths if not path.is_file()]
         for path in missing:
-            options = [p.name for p in path.parent.glob(f'*{path.suffix}')] if path.parent.is_dir() else []
-            yield f'{name}: the annotation file {path} does not exist; {nearest(path.name, options)}.'
+            yield f'{name}: the annotation file {absent_file(path)}.'
         if missing:
             continue
         if _is_kitti(dataset):
             yield from check_kitti(name, dataset, root, paths)
         if _reads_coco(dataset):
+            rules = _annotation_rules(cfg, name, dataset, alone=counts[name] == 1)
             for path in paths:
-                yield from _check_coco(name, dataset, path, root)
+                yield from _check_coco(name, dataset, path, rules)
     yield from _check_evaluator(cfg)
 
 
@@ -120,12 +123,37 @@ def check_kitti(name: str, dataset: ConfigDict, root: Path, splits: list[Path]) 
                 yield f'{name}: {split.name} names {len(found)} frames without {what} in {folder}, such as {found[0]}.'
 
 
-def _check_evaluator(cfg: Config) -> Iterator[str]:
+def _metrics(cfg: Config) -> list[Mapping[str, Any]]:
     metrics = cfg.get('val_evaluator') or []
-    for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+    return list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+
+
+def _check_evaluator(cfg: Config) -> Iterator[str]:
+    for metric in _metrics(cfg):
         path = metric.get('ann_file')
         if path and not is_elsewhere(metric, path) and not Path(path).is_file():
-            yield f'val_evaluator: the annotation file {path} does not exist.'
+            yield f'val_evaluator: the annotation file {absent_file(path)}.'
+
+
+def _annotation_rules(cfg: Config, name: str, dataset: ConfigDict, *, alone: bool) -> dict[str, bool]:
+    """Arguments of `annotation_faults`: a set of images without objects may well be one of several.
+
+    Args:
+        cfg: the configuration.
+        name: of the loader.
+        dataset: one of its data sets.
+        alone: it is the only one.
+    """
+    if name == 'train_dataloader':
+        return dict(needs_boxes=alone or _drops_empty(dataset))
+    metrics = [metric for metric in _metrics(cfg) if not metric.get('format_only')]
+    scored = any(str(metric.get('type')).endswith('CocoMetric') and metric.get('ann_file') for metric in metrics)
+    return dict(needs_boxes=alone and bool(metrics), scored=scored)
+
+
+def _drops_empty(dataset: ConfigDict) -> bool:
+    """Whether images without an object of the classes are left out, so that they are never read."""
+    return bool((dataset.get('filter_cfg') or {}).get('filter_empty_gt')) and not dataset.get('test_mode')
 
 
 def read_json(path: Path) -> Any:
@@ -148,41 +176,62 @@ def read_json(path: Path) -> Any:
     return json.loads(data)
 
 
-def _check_coco(name: str, dataset: ConfigDict, path: Path, root: Path) -> Iterator[str]:
+def _check_coco(name: str, dataset: ConfigDict, path: Path, rules: dict[str, bool]) -> Iterator[str]:
     try:
         content = read_json(path)
-        categories = [category['name'] for category in content['categories']]
-        files = [os.fspath(image['file_name']) for image in content['images']]
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         yield f'{name}: {path} is no COCO annotation file ({type(error).__name__}: {error}).'
+        return
+    faults = layout_faults(content)
+    if faults:
+        yield from (f'{name}: {path} is no COCO annotation file: {fault}' for fault in faults)
         return
     try:
         wanted = dataset_classes(dataset)
     except KeyError as error:
         yield f'{name}: {explain(error)}'
         return
+    categories = {category['name']: category['id'] for category in content['categories']}
     for one in wanted:
         if one not in categories:
             yield f'{name}: the class {one!r} is not in {path.name}; {nearest(one, categories)}.'
-    steps = dataset.get('pipeline') or ()
-    folder = _image_folder(dataset, root)
+    yield from (f'{name}: {path}: {fault}' for fault in annotation_faults(content, wanted, **rules))
+    steps, folder = dataset.get('pipeline') or (), _image_folder(dataset)
     if not any(is_elsewhere(step, str(folder)) for step in steps):  # such as images in a zip or an object store
-        yield from _check_images(name, path, folder, files)
+        files = [image['file_name'] for image in content['images']]
+        read = _images_read(dataset, content, {categories.get(one) for one in wanted})
+        yield from _check_images(name, path, folder, files, read)
 
 
-def _image_folder(dataset: ConfigDict, root: Path) -> Path:
+def _image_folder(dataset: ConfigDict) -> Path:
     prefix: Any = dataset.get('data_prefix') or {}
-    return root / (prefix.get('img') or prefix.get('img_path') or '')
+    return Path(dataset.get('data_root') or '') / (prefix.get('img') or prefix.get('img_path') or '')
 
 
-def _check_images(name: str, path: Path, folder: Path, files: list[str]) -> Iterator[str]:
+def _images_read(dataset: ConfigDict, content: dict[str, Any], categories: set) -> list[str]:
+    """Names of the images that training or validation opens."""
+    images = content['images']
+    if _drops_empty(dataset):
+        filled = {thing['image_id'] for thing in content.get('annotations') or () if thing['category_id'] in categories}
+        images = [image for image in images if image['id'] in filled]
+    if dataset.get('indices') is not None:  # a part of the set, perhaps drawn by someone's own rule
+        images = images[:1]
+    return [image['file_name'] for image in images]
+
+
+def _check_images(name: str, path: Path, folder: Path, files: list[str], read: list[str]) -> Iterator[str]:
     """The annotation file may come from anywhere: it must not make the loader read outside the image folder."""
-    if not files:
-        yield f'{name}: {path} lists no image.'
-        return
     inside = os.path.abspath(folder)
     outside = [f for f in files if not os.path.abspath(os.path.join(inside, f)).startswith(inside + os.sep)]
     if outside and str(folder) != '.':
         yield f'{name}: {path.name} names {len(outside)} images outside the data folder {folder}, such as {outside[0]}.'
-    elif not (folder / files[0]).is_file():
-        yield f'{name}: the image {folder / files[0]} does not exist. Set data_prefix.img to the folder of the images.'
+        return
+    missing = missing_images(folder, read)
+    if missing and len(missing) == len(read):
+        all_of = f', nor any other of the {len(read)} images' if len(read) > 1 else ''
+        yield (
+            f'{name}: the image {folder / missing[0]} does not exist{all_of} of {path.name}. Set data_prefix.img to '
+            'the folder of the images.'
+        )
+    elif missing:
+        yield f'{name}: {len(missing)} of {len(read)} images of {path.name} are not in {folder}, first {missing[0]}.'

@@ -4,6 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+
+from mmkd.engine.explain import registered_names
+from mmkd.near_names import nearest
 
 # Where the self-teacher's refining network hangs; MMEngine looks for `custom_keys` anywhere in a parameter's name.
 GROWN = 'self_teacher.model.backbone.refine'
@@ -35,10 +39,24 @@ def parameter_groups_without_parameters(cfg: Config) -> Iterator[str]:
 
 
 def learning_rate_of_zero(cfg: Config) -> Iterator[str]:
-    """An optimiser that changes nothing."""
+    """An optimiser that is not there, that changes nothing, or whose rate is no number."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    if optimizer.get('lr') is not None and optimizer['lr'] <= 0:
-        yield f'optim_wrapper.optimizer.lr is {optimizer["lr"]}: nothing would be learnt.'
+    kind, rate = optimizer.get('type'), optimizer.get('lr')
+    if isinstance(kind, str) and not _is_registered(kind):
+        near = nearest(kind, registered_names('optimizer'))
+        yield f'optim_wrapper.optimizer.type: no optimizer is registered as {kind!r}; {near}.'
+    if isinstance(rate, bool) or not isinstance(rate, int | float | None):
+        yield f'optim_wrapper.optimizer.lr must be a number, got {rate!r}.'
+    elif rate is not None and rate <= 0:
+        yield f'optim_wrapper.optimizer.lr is {rate}: nothing would be learnt.'
+
+
+def _is_registered(kind: str) -> bool:
+    try:
+        with OPTIMIZERS.switch_scope_and_registry(None) as registry:  # `get` alone does not know the default scope
+            return registry.get(kind) is not None
+    except (KeyError, ImportError):  # a scope whose package is not installed
+        return False
 
 
 def rate_without_scaling(cfg: Config) -> Iterator[str]:

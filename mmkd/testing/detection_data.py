@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmkd.engine.coco_rules import annotation_faults, layout_faults, missing_images
 from mmkd.evaluation.kitti_files import read_labels, read_split
 from mmkd.evaluation.kitti_objects import type_code
 from mmkd.near_names import absent
@@ -58,7 +59,7 @@ def detection_data(
         The description; nothing is written.
 
     Raises:
-        ValueError: For another layout, the same split twice, or `by_size` with KITTI.
+        ValueError: For another layout, the same split twice, `by_size` with KITTI, or annotations with faults.
         FileNotFoundError: Where a file is missing; the message lists what was looked for.
     """
     root = Path(path).expanduser().resolve()
@@ -143,9 +144,9 @@ def coco_data(root: Path, splits: tuple[str, str]) -> DetectionData:
 
     Raises:
         FileNotFoundError: Where annotations or images are missing.
-        ValueError: Where train and val name different classes.
+        ValueError: Where train and val name different classes, or a file has faults; the message names them.
     """
-    found = {role: _coco_split(root, split) for role, split in zip(('train', 'val'), splits, strict=True)}
+    found = {role: _coco_split(root, split, role) for role, split in zip(('train', 'val'), splits, strict=True)}
     classes = {role: parts[2] for role, parts in found.items()}
     if classes['train'] != classes['val']:
         raise ValueError(f'{root}: train has classes {classes["train"]}, val has {classes["val"]}')
@@ -192,18 +193,35 @@ def trained_images(dataset: dict) -> int:
     )
 
 
-def _coco_split(root: Path, split: str) -> tuple[Path, Path, tuple[str, ...], int]:
+def _coco_split(root: Path, split: str, role: str) -> tuple[Path, Path, tuple[str, ...], int]:
     names = [root / 'annotations' / name.format(split=split) for name in _COCO_ANNOTATIONS]
     annotation = next((name for name in names if name.is_file()), None)
     if annotation is None:
         raise FileNotFoundError(f'no {split} annotations: looked for ' + ', '.join(str(name) for name in names))
-    content = json.loads(annotation.read_text())
-    if not content.get('images') or not content.get('categories'):
-        raise ValueError(f'{annotation} lists no images or no categories')
+    content = _right_content(annotation, scored=role == 'val')
     first = content['images'][0]['file_name']
     folders = [root / name.format(split=split) for name in _COCO_IMAGES]
     images = next((folder for folder in folders if (folder / first).is_file()), None)
     if images is None:
         raise FileNotFoundError(f'no {first}: looked in ' + ', '.join(str(folder) for folder in folders))
+    missing = missing_images(images, [image['file_name'] for image in content['images']])
+    if missing:
+        raise FileNotFoundError(f'{len(missing)} images of {annotation} are not in {images}, first {missing[0]}')
     categories = sorted(content['categories'], key=lambda category: category['id'])
     return annotation, images, tuple(category['name'] for category in categories), len(content['images'])
+
+
+def _right_content(annotation: Path, *, scored: bool) -> dict:
+    """Content of a COCO file that can be trained on, or scored by.
+
+    Raises:
+        ValueError: For no JSON or faults of the annotations; the message names the file.
+    """
+    try:
+        content = json.loads(annotation.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{annotation} is no JSON file ({error})') from error
+    faults = layout_faults(content) or annotation_faults(content, scored=scored)
+    if faults:
+        raise ValueError('\n'.join(f'{annotation}: {fault}' for fault in faults))
+    return content

@@ -88,7 +88,9 @@ def test_data_that_are_no_plain_coco_files_are_left_to_their_data_set(
 
 def test_data_on_another_machine_are_not_called_missing(tmp_path: Path) -> None:
     remote = dict(backend='petrel')
-    content = dict(categories=[dict(name='a')], images=[dict(file_name='1.jpg')])
+    thing = dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 3, 4], area=12)
+    image = dict(id=1, file_name='1.jpg', width=10, height=10)
+    content = dict(categories=[dict(id=1, name='a')], images=[image], annotations=[thing])
     load = [dict(type='LoadImageFromFile', backend_args=remote)]
     assert coco_said('CocoDataset', content, tmp_path, data_root='s3://bucket/coco') == ''
     assert coco_said('CocoDataset', content, tmp_path, data_root='coco', backend_args=remote) == ''
