@@ -13,6 +13,7 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
 
+from mmkd.engine.hook_rules import best_score_unknown, checkpoint_keys, checkpoint_numbers
 from mmkd.engine.method_choice import SELF_DISTILLATION
 from mmkd.engine.preflight_data import dataset_classes, datasets, is_elsewhere
 from mmkd.engine.rate_rules import (
@@ -246,6 +247,9 @@ PROBLEMS: tuple[Callable[[Config], Iterator[str]], ...] = (
     grown_teacher_missing,
     another_runner,
     another_preprocessor,
+    checkpoint_keys,
+    checkpoint_numbers,
+    best_score_unknown,
 )
 WARNINGS: tuple[Callable[[Config], Iterator[str]], ...] = (
     other_classes_in_validation,

@@ -74,6 +74,12 @@ def check_start(model: BaseModel, start: Start) -> Iterator[str]:
     """
     if start.state is None:
         return
+    if any(key.startswith('architecture.') for key in start.state):
+        yield (
+            f'load_from: {start.name} is a checkpoint of an MMRazor algorithm ("architecture.*"), of which nothing '
+            'fits. tools/export_student.py writes its student.'
+        )
+        return
     own = [key for key in model.state_dict() if not is_harmless(key)]
     try:
         problems = compare_states(model, start.state)

@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 
 from mmkd.testing.checks import check_experiment
-from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
-from mmkd.testing.detection_data import detection_data
+from mmkd.testing.comparison import Place, build_experiment, checked_data, command_line, compare, load_data
+from mmkd.testing.detection_data import DetectionData, detection_data
 from mmkd.testing.experiment import Experiment
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
@@ -107,11 +107,12 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def comparisons(options: argparse.Namespace) -> list[Comparison]:
+def comparisons(options: argparse.Namespace, data: DetectionData | None = None) -> list[Comparison]:
     """The experiments that the options ask for.
 
     Args:
         options: Of the command line.
+        data: Data set; made or read where it is None.
 
     Returns:
         One, or one a family; nothing is trained yet.
@@ -121,7 +122,7 @@ def comparisons(options: argparse.Namespace) -> list[Comparison]:
         OSError: Where data is missing.
     """
     command = command_line('python tools/compare_methods.py')
-    work_dir, data = options.work_dir.resolve(), load_data(options)
+    work_dir, data = options.work_dir.resolve(), data or load_data(options)
     final = _final_split(options) if options.final_split else None
     if not options.families:
         experiment = replace(build_experiment(options, data), diagnose=options.diagnose)
@@ -158,11 +159,13 @@ def compare_methods(options: argparse.Namespace, console: Console) -> list[dict]
     Raises:
         ExperimentError: Behind all that could be done, where something failed.
     """
-    asked = comparisons(options)
-    for one in asked:  # every mistake before any training
-        place = one.place
-        train = not options.report_only
-        check_experiment(one.experiment, place.work_dir, place.store, place.final, train=train)
+
+    def check(data: DetectionData) -> None:
+        for one in comparisons(options, data):  # every mistake before any training
+            place, train = one.place, not options.report_only
+            check_experiment(one.experiment, place.work_dir, place.store, place.final, train=train)
+
+    asked = comparisons(options, checked_data(options, check))
     results, failures, page = [], [], options.work_dir.resolve() / 'report.html'
     for one in asked:
         if one.title:

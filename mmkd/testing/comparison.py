@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from mmkd.testing.checks import quiet, unmet_wishes
 from mmkd.testing.detection_data import DetectionData, detection_data
-from mmkd.testing.experiment import Experiment
+from mmkd.testing.experiment import Experiment, refuse_other_work_dir
 from mmkd.testing.final_score import FinalSplit, final_scores
 from mmkd.testing.hold_back import hold_back
 from mmkd.testing.measure import load_student, model_cost, validation_samples
@@ -20,13 +21,12 @@ from mmkd.testing.methods import check_method, is_plain
 from mmkd.testing.options import DATA_SCALE
 from mmkd.testing.pictures import draw_pictures
 from mmkd.testing.progress import ProgressBoard
-from mmkd.testing.recipe import Schedule, detector_from_config
+from mmkd.testing.recipe import Schedule, chosen_detector
 from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, Run, write_json
 from mmkd.testing.store import commands, read_store, run_key, write_store
 from mmkd.testing.time_budget import is_stretched, reference_arms
-from mmkd.testing.toy_data import MIXTURES, make_toy_data
-from mmkd.testing.toy_detectors import SIZES
+from mmkd.testing.toy_data import MIXTURES, STAMP, copy_toy_data, make_toy_data, refuse_other_folder
 from mmkd.testing.training import FailedRunsError, known_runs, run_experiment
 
 
@@ -47,11 +47,42 @@ class Place:
     final: FinalSplit | None = None
 
 
-def load_data(options: argparse.Namespace) -> DetectionData:
+def checked_data(options: argparse.Namespace, check: Callable[[DetectionData], object]) -> DetectionData:
+    """`load_data`, which writes into the work directory only when nothing is wrong with the call.
+
+    Args:
+        options: Of the command line.
+        check: Is given the data, and raises where something is wrong with the experiment or its place.
+
+    Returns:
+        The description of the data set. Raised is what `load_data`, `refuse_other_folder` and `check` raise.
+    """
+    work_dir, toy = options.work_dir.resolve(), options.data is None
+    folder = work_dir / 'data'
+    if (folder / STAMP).exists() if toy else not options.hold_back:
+        data = load_data(options)
+        check(data)
+        return data
+    if toy or not any(folder.glob('held_back.*')):
+        refuse_other_folder(folder)
+    with tempfile.TemporaryDirectory() as draft:
+        if toy:  # wrong options and a folder of something else are said before the whole set is drawn
+            few = build_experiment(options, toy_data(Path(draft, 'few'), options.toy or 'mixed', few=True))
+            if not getattr(options, 'families', None) and not (work_dir / 'experiment.json').exists():
+                refuse_other_work_dir(few, work_dir)
+        with quiet():
+            check(load_data(options, Path(draft, 'data')))
+        if toy:
+            copy_toy_data(Path(draft, 'data'), folder)
+    return load_data(options)
+
+
+def load_data(options: argparse.Namespace, folder: Path | None = None) -> DetectionData:
     """The data set that the options ask for.
 
     Args:
-        options: Of the command line; a toy set and annotation files of `--hold-back` go into `data` of the work dir.
+        options: Of the command line.
+        folder: Where a toy set and annotation files of `--hold-back` go; None for `data` of the work directory.
 
     Returns:
         Its description.
@@ -60,7 +91,7 @@ def load_data(options: argparse.Namespace) -> DetectionData:
         FileNotFoundError: Where files are missing.
         ValueError: Where they do not fit.
     """
-    folder = options.work_dir.resolve() / 'data'
+    folder = folder or options.work_dir.resolve() / 'data'
     if options.data is None:
         data = toy_data(folder, options.toy or 'mixed')
     else:
@@ -68,17 +99,19 @@ def load_data(options: argparse.Namespace) -> DetectionData:
     return hold_back(data, options.hold_back, folder) if options.hold_back else data
 
 
-def toy_data(folder: Path, objects: str) -> DetectionData:
+def toy_data(folder: Path, objects: str, *, few: bool = False) -> DetectionData:
     """Make a toy set and describe it.
 
     Args:
         folder: Where it goes.
         objects: Name of a mixture; `small` is scored by object size too.
+        few: Two images, for what needs the classes alone.
 
     Returns:
         Its description.
     """
-    found = detection_data(make_toy_data(folder, objects=objects), by_size=objects == 'small')
+    counts = dict(train=1, val=1) if few else {}
+    found = detection_data(make_toy_data(folder, objects=objects, **counts), by_size=objects == 'small')
     return replace(found, name='toy shapes' if objects == 'mixed' else f'toy shapes, {objects}')
 
 
@@ -107,8 +140,8 @@ def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experi
     )
     experiment = Experiment(
         data=data,
-        student=_model(options.student, classes),
-        teacher=_model(options.teacher, classes),
+        student=chosen_detector(options.student, classes),
+        teacher=chosen_detector(options.teacher, classes),
         methods=tuple(options.methods),
         seeds=tuple(options.seeds),
         schedule=schedule,
@@ -262,11 +295,3 @@ def _costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, dict]:
             model = load_student(run.folder / 'config.py', run.checkpoint)
             costs[run.arm] = model_cost(model, samples)
     return costs
-
-
-def _model(choice: str, classes: int) -> dict:
-    if choice in SIZES:
-        return SIZES[choice](classes).to_dict()
-    if Path(choice).suffix != '.py':
-        raise ValueError(f'a detector is a config (.py) or one of {", ".join(SIZES)}, got {choice!r}')
-    return detector_from_config(choice, classes)

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmkd.engine.launch import prepare_training, train
-from mmkd.testing.methods import distilled_model, known_methods
+from mmkd.testing.methods import distilled_model, is_plain, known_methods
 from mmkd.testing.toy_run import make_toy_run
 
 COLUMNS = ('step', 'resident MiB', 'live tensors', 'MiB in them', 'file handles', 'threads', 'children', 'disk MiB')
@@ -120,10 +121,12 @@ def long_run(folder: Path, *, steps: int, every: int, method: str = 'ssim', hook
         hooks: further hooks of the training.
 
     Raises:
-        ValueError: numbers of steps that do not fit.
+        ValueError: numbers of steps that do not fit, or a method that the toy pair cannot be trained with.
     """
     if every < 2 or every % 2 or steps < 4 * every or steps % (2 * every):
         raise ValueError(f'steps must be a multiple of 2 * every, at least 4 * every, got {steps} and {every} (even)')
+    if method not in runnable_methods():
+        raise ValueError(f'method must be one of {runnable_methods()}, got {method!r}')
     toy = make_toy_run(folder / 'toy', epochs=steps // 2, train=4)
     cfg = toy.load()
     teacher = dict(teacher=cfg.model.teacher, teacher_ckpt=cfg.model.teacher_ckpt)
@@ -140,14 +143,24 @@ def long_run(folder: Path, *, steps: int, every: int, method: str = 'ssim', hook
     return Growth(rows).judge()
 
 
-def main() -> int:
-    """Run, print the table and what grew; exit code 1 if anything did."""
+def runnable_methods() -> list[str]:
+    """Method files that distil the toy pair, two RetinaNets; the others are of a RoI head or a classifier."""
+    return [name for name in known_methods() if not is_plain(name) and not name.endswith(('_roi', '_classifier'))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, print the table and what grew; exit code 1 if anything did.
+
+    Args:
+        argv: arguments; those of the process when None.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--steps', type=int, default=2000)
     parser.add_argument('--every', type=int, default=100, help='steps between checkpoints, evaluations, measurements')
-    parser.add_argument('--method', default='ssim', help=', '.join(known_methods()[1:]))
+    choices = runnable_methods()
+    parser.add_argument('--method', default='ssim', choices=choices, metavar='METHOD', help=', '.join(choices))
     parser.add_argument('--work-dir', type=Path, required=True, help='a new folder')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print('  '.join(f'{name:>12}' for name in COLUMNS), flush=True)
     found = long_run(args.work_dir, steps=args.steps, every=args.every, method=args.method)

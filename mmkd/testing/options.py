@@ -61,7 +61,7 @@ def _add_data_options(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         '--toy',
         choices=sorted(MIXTURES),
-        help='toy set to make: mixed (default; 3 to 10 shapes in 192x160 px), or small (12 to 28 mostly small shapes '
+        help='toy set to make: mixed (default; 1 to 10 shapes in 192x160 px), or small (7 to 24 mostly small shapes '
         'in 320x256 px, 4 times the time; AP by object size)',
     )
     data.add_argument('--format', choices=('coco', 'kitti'), default='coco', help='layout of --data (default: coco)')

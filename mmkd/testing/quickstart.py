@@ -16,7 +16,8 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from mmkd.testing.checks import check_experiment
-from mmkd.testing.comparison import Place, build_experiment, command_line, compare, load_data
+from mmkd.testing.comparison import Place, build_experiment, checked_data, command_line, compare
+from mmkd.testing.detection_data import DetectionData
 from mmkd.testing.methods import PLAIN
 from mmkd.testing.options import add_options, check_options
 from mmkd.testing.runs import ExperimentError
@@ -50,9 +51,12 @@ def quickstart(options: argparse.Namespace, console: Console) -> dict:
         The results, as in `results.json`.
     """
     console.print(f'data: {options.data or "toy shapes on varied backgrounds"}')
-    experiment = build_experiment(options, load_data(options))
     place = Place(options.work_dir.resolve(), command=command_line('python -m mmkd.testing.quickstart'))
-    check_experiment(experiment, place.work_dir, train=True)
+
+    def check(data: DetectionData) -> None:
+        check_experiment(build_experiment(options, data), place.work_dir, train=True)
+
+    experiment = build_experiment(options, checked_data(options, check))
     results = compare(experiment, place, console, jobs=options.jobs)
     print_table(results, console)
     console.print(f'Pictures, results.json, configs, checkpoints: {place.work_dir}')

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmkd.models.algorithms.model_config import find_config
+from mmkd.engine.launch import load_config
+from mmkd.engine.student_config import is_distillation
 from mmkd.testing.detection_data import DetectionData
+from mmkd.testing.toy_detectors import SIZES
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,26 @@ def _optimisation(schedule: Schedule, steps: int) -> dict:
     )
 
 
+def chosen_detector(choice: str, num_classes: int) -> dict:
+    """Model that `--student` or `--teacher` names.
+
+    Args:
+        choice: Name of a small detector, or what `detector_from_config` takes.
+        num_classes: Of the data set.
+
+    Returns:
+        Model config.
+
+    Raises:
+        ValueError: For a name that is neither.
+    """
+    if choice in SIZES:
+        return SIZES[choice](num_classes).to_dict()
+    if Path(choice).suffix != '.py':
+        raise ValueError(f'a detector is a config (.py) or one of {", ".join(SIZES)}, got {choice!r}')
+    return detector_from_config(choice, num_classes)
+
+
 def detector_from_config(config: str | Path, num_classes: int) -> dict:
     """Model of somebody's own config, for another data set.
 
@@ -137,12 +159,15 @@ def detector_from_config(config: str | Path, num_classes: int) -> dict:
 
     Raises:
         FileNotFoundError: No such config; the nearest ones are named.
-        ValueError: Where the config has no model, or its model no `num_classes`.
+        ValueError: Where the config has no model, is a distillation, or its model has no `num_classes`.
     """
-    model = Config.fromfile(str(find_config(str(config)))).get('model')
-    if model is None:
-        raise ValueError(f'{config} has no model')
-    model = model.to_dict()
+    cfg = load_config(str(config))
+    if is_distillation(cfg):
+        raise ValueError(
+            f'{config} is a distillation ({cfg.model.get("type")}): --student and --teacher take the config of a '
+            'detector alone, such as the student.py that a distillation writes into its work directory'
+        )
+    model = cfg.model.to_dict()
     if not _set_everywhere(model, 'num_classes', num_classes):
         raise ValueError(f'the model of {config} has no num_classes to set to {num_classes}')
     return model

@@ -201,7 +201,7 @@ PROBLEMS: dict[str, Case] = {
         ('teacher predicts 7 classes, the data set has 4', 'bbox_head.retina_cls'),
     ),
     'teacher hardly filled': Case(partly_loaded('neck'), ('fills only', '% of the teacher')),
-    'start from nothing': Case(starts_from('net.'), ('load_from', 'nothing of it fits')),
+    'start from nothing': Case(starts_from('net.'), ('load_from', 'is of another network: it fills 0 of')),
     'start from MMRazor': Case(starts_from('architecture.'), ('load_from', 'MMRazor algorithm')),
     'loss is not finite': Case(put(f'{LOSS}.loss.loss_weight', float('inf')), ('distill.loss_kd_p3 is inf',)),
     'unknown mask': Case(put(f'{MAPPING}.mask', dict(mask='gauss')), ("unknown mask 'gauss'",)),

@@ -10,7 +10,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from mmkd.testing.long_run import Growth, long_run
+from mmkd.testing.long_run import Growth, long_run, main
 from mmkd.testing.long_run import __file__ as long_run_file
 
 # NumPy's, about MMDetection's drawing
@@ -68,3 +68,19 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for steps, every in ((8, 4), (20, 4), (16, 3)):
         with pytest.raises(ValueError, match=f'got {steps} and {every}'):
             long_run(tmp_path, steps=steps, every=every)
+
+
+@pytest.mark.parametrize('method', ['plain', 'plain-time', 'mkd_roi', 'simm'])
+def test_what_cannot_be_trained_is_neither_offered_nor_begun(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    assert method not in capsys.readouterr().out.replace(',', ' ').split()
+    with pytest.raises(SystemExit) as stop:
+        main(['--method', method, '--work-dir', str(tmp_path / 'new')])
+    assert stop.value.code == 2
+    assert f"invalid choice: '{method}'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"method must be one of .*, got '{method}'"):
+        long_run(tmp_path / 'new', steps=16, every=4, method=method)
+    assert not (tmp_path / 'new').exists()

@@ -5,8 +5,8 @@ import pytest
 from mmengine.config import Config
 from rich.console import Console
 
-from mmkd.testing import comparison
-from mmkd.testing.comparison import build_experiment, toy_data
+from mmkd.testing import compare_methods, comparison
+from mmkd.testing.comparison import build_experiment, checked_data, toy_data
 from mmkd.testing.quickstart import main, parse_options, quickstart
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import toy_detector
@@ -88,3 +88,78 @@ def test_toy_sets_get_folders_of_their_own_and_exclude_own_data(options):
 def test_own_data_gets_a_folder_of_its_own():
     assert str(parse_options([]).work_dir) == 'work_dirs/quickstart'
     assert str(parse_options(['--data', 'data/bccd']).work_dir) == 'work_dirs/quickstart_bccd'
+
+
+def _few_images(monkeypatch):
+    monkeypatch.setattr(comparison, 'make_toy_data', functools.partial(make_toy_data, train=3, val=2))
+
+
+def _files(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('command', [main, compare_methods.main])
+@pytest.mark.parametrize(
+    'files',
+    [
+        ['data/annotations/train.json', 'data/annotations/val.json', 'notes.txt'],
+        ['data/annotations/train.json'],
+        ['data/x.png'],
+        ['notes.txt'],
+    ],
+)
+def test_somebodys_own_folder_is_left_alone_without_data(command, files, tmp_path, capsys, monkeypatch):
+    _few_images(monkeypatch)
+    project = tmp_path / 'proj'
+    for name in files:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text('mine')
+    assert command(['--work-dir', str(project)]) == 1
+    out = ' '.join(capsys.readouterr().out.split())
+    assert 'holds files of something else' in out or 'is not empty and holds no experiment' in out
+    assert {str(path): content for path, content in _files(project).items()} == dict.fromkeys(files, b'mine')
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (['--methods', 'plain', 'simm'], "got 'simm'; nearest: ssim"),
+        (['--student', 'tinny'], "got 'tinny'"),
+        (['--hold-back', '0.01'], 'leaves an empty part'),
+        (['--methods', 'plain', 'x=ssim,distiller.nothing.at=1'], "no 'distiller.nothing' in its model"),
+    ],
+)
+def test_no_toy_set_is_made_for_a_call_with_a_mistake(wrong, message, tmp_path, capsys, monkeypatch):
+    _few_images(monkeypatch)
+    assert main(['--work-dir', str(tmp_path / 'work'), *wrong]) == 1
+    assert message in ' '.join(capsys.readouterr().out.split())
+    assert not (tmp_path / 'work').exists()
+
+
+def test_a_toy_set_is_in_place_once_everything_is_checked(tmp_path, monkeypatch):
+    _few_images(monkeypatch)
+    work, seen = tmp_path / 'work', []
+    options = parse_options(['--work-dir', str(work), '--hold-back', '0.4'])
+
+    def check(data):
+        seen.append((work.exists(), data.counts))
+
+    data = checked_data(options, check)
+    assert seen == [(False, (2, 1))] and data.counts == (2, 1)
+    assert data.train['ann_file'] == str(work / 'data' / 'train_part.json')
+    parts = {'train_part.json', 'held_back.json'}
+    made = {name: content for name, content in _files(work / 'data').items() if name.name not in parts}
+    assert made == _files(make_toy_data(tmp_path / 'other', train=3, val=2))
+    before = {path: path.stat().st_mtime_ns for path in work.rglob('*')}
+    checked_data(options, check)
+    assert {path: path.stat().st_mtime_ns for path in work.rglob('*')} == before
+    assert seen[1:] == [(True, (2, 1))]
+
+
+def test_held_back_parts_are_not_written_beside_somebodys_own_data(options, tmp_path, capsys):
+    mine = tmp_path / 'work' / 'data' / 'mine.json'
+    mine.parent.mkdir(parents=True)
+    mine.write_text('mine')
+    assert main([*options, '--hold-back', '0.5']) == 1
+    assert 'holds files of something else' in ' '.join(capsys.readouterr().out.split())
+    assert _files(tmp_path / 'work') == {mine.relative_to(tmp_path / 'work'): b'mine'}

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.config import utils as config_utils
 
 from mmkd.testing.detection_data import detection_data
 from mmkd.testing.recipe import Schedule, detector_from_config, training_config
@@ -77,8 +78,23 @@ def test_own_config_gets_the_classes_of_the_data(tmp_path):
 
 def test_own_config_without_model_or_classes_is_refused(tmp_path):
     (tmp_path / 'own.py').write_text('x = 1')
-    with pytest.raises(ValueError, match='has no model'):
+    with pytest.raises(ValueError, match='defines no model'):
         detector_from_config(tmp_path / 'own.py', 3)
     (tmp_path / 'own.py').write_text("model = dict(type='X')")
     with pytest.raises(ValueError, match='no num_classes to set to 3'):
         detector_from_config(tmp_path / 'own.py', 3)
+
+
+def test_a_config_that_inherits_one_of_mmkd_is_read_in_a_new_process(tmp_path, monkeypatch):
+    monkeypatch.delitem(config_utils.MODULE2PACKAGE, 'mmkd', raising=False)  # as before anything asked for it
+    (tmp_path / 'own.py').write_text(
+        "_base_ = ['mmkd::baselines/retinanet_r18_fpn_1x_kitti.py']\nmodel = dict(bbox_head=dict(num_classes=7))"
+    )
+    assert detector_from_config(tmp_path / 'own.py', 3)['bbox_head']['num_classes'] == 3
+
+
+def test_a_distillation_is_no_student_and_no_teacher():
+    with pytest.raises(
+        ValueError, match=r'is a distillation \(mmkd.TeacherStudentDistill\): --student and --teacher take'
+    ):
+        detector_from_config('mmkd::ssim/ssim_retinanet_r101_retinanet_r18_fpn_1x_coco.py', 3)

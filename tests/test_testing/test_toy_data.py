@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmkd.testing.toy_data import TOY_CLASSES, draw_scene, make_toy_data
+from mmkd.testing import toy_data
+from mmkd.testing.toy_data import TOY_CLASSES, copy_toy_data, draw_scene, make_toy_data
 
 # Pixels and annotations of a set in 96x64 px that the generator made before it knew more than one mixture.
 GOLDEN = 'a296d9309f102ea08676c461a6bcc643f7601334d69a353041a5f9c059f81a58'
@@ -130,3 +131,42 @@ def test_refuses_a_folder_with_another_set(tmp_path):
 def test_refuses_impossible_sizes(tmp_path, wrong):
     with pytest.raises(ValueError, match='at least 1 image, 32 px and 1 class'):
         make_toy_data(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize('name', ['annotations/train.json', 'images/mine.png', 'notes.txt'])
+def test_refuses_a_folder_with_files_of_somebody_else_and_leaves_it_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(FileExistsError, match='holds files of something else'):
+        make_toy_data(tmp_path, train=1, val=1)
+    assert {str(path): content for path, content in _files(tmp_path).items()} == {name: b'mine'}
+
+
+def test_a_set_that_was_interrupted_is_finished_by_the_next_call(tmp_path, monkeypatch):
+    def stop(rng, *args):
+        if len(list((tmp_path / 'a' / 'images').iterdir())) == 2:
+            raise KeyboardInterrupt
+        return draw_scene(rng, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_data, 'draw_scene', stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_toy_data(tmp_path / 'a', train=3, val=1, size=(64, 48))
+    assert list((tmp_path / 'a' / 'images').iterdir())
+    again = make_toy_data(tmp_path / 'a', train=3, val=1, size=(64, 48))
+    assert _files(again) == _files(make_toy_data(tmp_path / 'b', train=3, val=1, size=(64, 48)))
+
+
+def test_a_copy_is_the_set(tmp_path):
+    drawn = make_toy_data(tmp_path / 'a', train=2, val=1, size=(64, 48))
+    copy_toy_data(drawn, tmp_path / 'b')
+    assert _files(tmp_path / 'b') == _files(drawn)
+
+
+@pytest.mark.parametrize(('objects', 'text'), [('mixed', 'has 1 to 10 shapes'), ('small', 'has 7 to 24')])
+def test_scenes_keep_within_the_counts_that_are_told(objects, text):
+    assert text in toy_data.__doc__
+    least, most = (int(word) for word in text.split() if word.isdigit())
+    rng = np.random.default_rng(3)
+    counts = [len(draw_scene(rng, toy_data.MIXTURES[objects].size, 4, objects)[1]) for _ in range(6)]
+    assert least <= min(counts) and max(counts) <= most
