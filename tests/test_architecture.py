@@ -15,16 +15,29 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'mmkd'
 
 MAX_LINES, MAX_BODY, MAX_ARGUMENTS, MAX_DEPTH = 300, 50, 7, 2
 
-PURE = {'functional': {'torch'}}
-MIDDLE = {'losses', 'connectors', 'masks', 'self_teachers'}
+# What a place may import beside the standard library and this package; one that is not named here is bound by the two
+# lists below alone.
+MIDDLE = ('losses', 'connectors', 'masks', 'self_teachers', 'apart', 'autograd_graph')
+MAY_IMPORT = {
+    'functional/': {'torch'},
+    'registry.py': {'mmengine'},
+    'near_names.py': set(),
+    'process_ranks.py': set(),
+    'whole_files.py': {'torch', 'mmengine'},
+    'releases.py': {'torch', 'mmengine', 'mmcv'},
+    **{f'models/{part}{end}': {'torch', 'mmengine'} for part in MIDDLE for end in ('/', '.py')},
+}
 MAY_IMPORT_MMRAZOR = ('models/distillers/', 'models/algorithms/', 'compat.py')
 MAY_IMPORT_MMDET = ('datasets/', 'evaluation/', 'models/algorithms/', 'engine/', 'compat.py')
 
-# Who may import whom inside the package: only what stands further up in this list, or beside it.
+# Who may import whom inside the package: only what stands further up in this list, or beside it. Every module stands in
+# it but those that are bare.
+BARE = ('mmkd', 'mmkd.models')
 ORDER = (
     ('functional',),
     ('registry',),
-    ('models.apart', 'models.losses', 'models.connectors', 'models.masks', 'models.self_teachers'),
+    tuple(f'models.{part}' for part in MIDDLE),
+    ('near_names', 'process_ranks', 'releases', 'whole_files'),
     ('compat', 'datasets', 'evaluation'),
     ('models.distillers',),
     ('models.algorithms',),
@@ -84,22 +97,21 @@ def rings(package: Path) -> list[str]:
     found = []
     for path in sources(package):
         relative = path.relative_to(package).as_posix()
-        folder = relative.split('/')
+        allowed = next((tops for place, tops in MAY_IMPORT.items() if relative.startswith(place)), None)
         for module, _ in imports(package, path):
             top = module.split('.')[0]
             if top in sys.stdlib_module_names or top == package.name:
                 continue
-            pure = folder[0] in PURE and top not in PURE[folder[0]]
-            middle = folder[:1] == ['models'] and folder[1] in MIDDLE and top not in ('torch', 'mmengine')
+            outside = allowed is not None and top not in allowed
             razor = top == 'mmrazor' and not relative.startswith(MAY_IMPORT_MMRAZOR)
             mmdet = top == 'mmdet' and not relative.startswith(MAY_IMPORT_MMDET)
-            if pure or middle or razor or mmdet:
+            if outside or razor or mmdet:
                 found.append(f'{relative} imports {module}')
     return found
 
 
 def layers(package: Path) -> list[str]:
-    """Inside the package imports point up: a loss knows no distiller, an algorithm no hook."""
+    """Inside the package imports point up: a loss knows no distiller, an algorithm no hook; every module has a rank."""
 
     def rank(module: str) -> int | None:
         inner = module.removeprefix(f'{package.name}.')
@@ -108,13 +120,16 @@ def layers(package: Path) -> list[str]:
 
     found = []
     for path in sources(package):
-        own = rank(module_name(package, path))
+        relative, whole = path.relative_to(package).as_posix(), module_name(package, path)
+        own = rank(whole)
+        if own is None and whole not in BARE:
+            found.append(f'{relative} stands nowhere in ORDER')
         for module, name in imports(package, path):
             if module.split('.')[0] == package.name and own is not None:
                 target = defining_module(package, module, name)
                 other = rank(target)
                 if other is not None and other > own:
-                    found.append(f'{path.relative_to(package).as_posix()} imports {target}')
+                    found.append(f'{relative} imports {target}')
     return found
 
 
@@ -230,10 +245,27 @@ PLANTED: list[tuple[Callable[[Path], list[str]], str, str]] = [
     (rings, 'models/distillers/x.py', 'import mmdet\n'),
     (rings, 'datasets/x.py', 'import mmrazor\n'),
     (rings, 'engine/x.py', 'import mmrazor\n'),
+    (rings, 'registry.py', 'import torchvision\n'),
+    (rings, 'near_names.py', 'import numpy\n'),
+    (rings, 'process_ranks.py', 'import torch\n'),
+    (rings, 'whole_files.py', 'import mmdet\n'),
+    (rings, 'releases.py', 'import mmrazor\n'),
+    (rings, 'models/autograd_graph.py', 'import mmcv\n'),
+    (rings, 'models/apart.py', 'import mmcv\n'),
     (layers, 'models/losses/x.py', 'from mmkd.models.distillers.wiring import Tap\n'),
     (layers, 'models/algorithms/x.py', 'import mmkd.engine.launch\n'),
     (layers, 'functional/x.py', 'from mmkd.registry import MODELS\n'),
     (layers, 'engine/x.py', 'from mmkd.testing import shrink\n'),
+    (layers, 'functional/zz.py', 'from mmkd.whole_files import write_whole\n'),
+    (layers, 'functional/zz.py', 'from mmkd import near_names\n'),
+    (layers, 'models/losses/zz.py', 'from mmkd.whole_files import write_whole\n'),
+    (layers, 'models/masks/zz.py', 'from mmkd.process_ranks import global_rank\n'),
+    (layers, 'models/autograd_graph.py', 'from mmkd.engine.launch import load_config\n'),
+    (layers, 'whole_files.py', 'from mmkd.compat import load_checkpoint_file\n'),
+    (layers, 'registry.py', 'from mmkd.models.losses.base import FeatureLoss\n'),
+    (layers, 'another.py', ''),
+    (layers, 'models/another.py', ''),
+    (layers, 'another/__init__.py', ''),
     (depth, 'models/losses/ssim/x.py', ''),
     (file_length, 'models/losses/x.py', 'x = 1\n' * 301),
     (body_length, 'models/losses/x.py', long_body),
@@ -263,6 +295,7 @@ def small_package(tmp_path: Path) -> Path:
     files = {
         '__init__.py': "__version__ = '1'\n",
         'registry.py': 'from mmengine.registry import Registry\n',
+        'near_names.py': 'import difflib\n',
         'functional/ssim.py': 'import math\nimport torch\n',
         'models/losses/base.py': 'from mmkd.registry import MODELS\nfrom mmkd.functional import ssim\nimport torch\n',
         'models/losses/ssim_loss.py': 'from mmkd.models.losses.base import FeatureLoss\n',

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,12 +123,55 @@ def test_names_resolve_in_a_fresh_process_without_imports(tmp_path: Path):
     assert 'missing' not in done.stdout
 
 
+# `torch.compiler.disable` loads torch's compiler with all that it needs: a fork tells first which parts of torch are
+# asked for, so that what they load by themselves is known.
+LOADED = """
+import importlib, os, pkgutil, sys, torch
+def load():
+    package = importlib.import_module('mmkd.functional')
+    names = [name for _, name, _ in pkgutil.walk_packages(package.__path__, 'mmkd.functional.')]
+    for name in names:
+        importlib.import_module(name)
+    return names
+out, into = os.pipe()
+if os.fork() == 0:
+    load()
+    os.write(into, ' '.join(name for name in sys.modules if name.startswith('torch.')).encode())
+    os._exit(0)
+os.close(into)
+for name in open(out).read().split():
+    importlib.import_module(name)
+before = set(sys.modules)
+names = load()
+beside = set(sys.modules) - before - {'mmkd', 'mmkd.functional', *names}
+print(sys.modules['mmkd'].__path__[0], len(names), sep='\\n')
+print(sorted(name for name in beside if name.split('.')[0] not in sys.stdlib_module_names))
+"""
+
+
+def loaded_with_functional(root: Path, folder: Path) -> tuple[str, int, str]:
+    """Folder of the package in a fresh process, number of its functional modules, and what they load beside torch.
+
+    What torch itself imports is there before them.
+    """
+    environment = dict(os.environ, PYTHONPATH=str(root))
+    done = subprocess.run([sys.executable, '-c', LOADED], capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    package, modules, beside = done.stdout.splitlines()
+    return package, int(modules), beside
+
+
 def test_functional_needs_torch_alone(tmp_path: Path):
-    text = (
-        'import sys, mmkd.functional.ssim, mmkd.functional.attention, mmkd.functional.divergence\n'
-        "heavy = {'mmengine', 'mmcv', 'mmdet', 'mmrazor', 'cv2'} & set(sys.modules)\n"
-        'print(sorted(heavy))'
-    )
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, '-c', text], capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stdout.strip()) == (0, '[]'), done.stderr
+    files = [path for path in (ROOT / 'mmkd/functional').glob('*.py') if path.name != '__init__.py']
+    assert len(files) >= 10
+    assert loaded_with_functional(ROOT, tmp_path) == (str(ROOT / 'mmkd'), len(files), '[]')
+
+
+def test_whatever_else_functional_loads_is_named(tmp_path: Path):
+    for name in ('__init__.py', 'near_names.py', 'functional/__init__.py'):
+        (tmp_path / 'mmkd' / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / 'mmkd' / name, tmp_path / 'mmkd' / name)
+    (tmp_path / 'mmkd/functional/zz.py').write_text('import addict\nfrom mmkd.near_names import nearest\n')
+    _, _, beside = loaded_with_functional(tmp_path, tmp_path)
+    assert "'addict'" in beside
+    assert "'mmkd.near_names'" in beside

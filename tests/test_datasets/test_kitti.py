@@ -1,14 +1,17 @@
 """`KittiDataset` on made folders and on 75 real frames."""
 
+import builtins
 import json
-import time
+import os
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmdet.visualization.palette import get_palette
 from mmengine.registry import DATASETS
-from PIL import Image
+from PIL import Image, ImageFile
 
 from mmkd.datasets.kitti import KittiDataset
 from mmkd.datasets.kitti_coco import kitti_to_coco
@@ -215,17 +218,51 @@ def test_second_index_takes_the_sizes_from_the_cache(root, monkeypatch):
     assert make(root).get_data_info(0)['width'] == 100
 
 
-def test_indexes_thousands_of_frames_in_seconds(tmp_path):
+def many_frames(root, count):
+    """Frames with seven cars each, without a split."""
     for folder in ('training/image_2', 'training/label_2'):
-        (tmp_path / folder).mkdir(parents=True)
-    Image.new('RGB', (1242, 375)).save(tmp_path / 'one.png')
-    image, label = (tmp_path / 'one.png').read_bytes(), '\n'.join([LINES['Car']] * 7)
-    for index in range(2000):
-        (tmp_path / f'training/image_2/{index:06d}.png').write_bytes(image)
-        (tmp_path / f'training/label_2/{index:06d}.txt').write_text(label)
-    start = time.process_time()
-    assert len(make(tmp_path, '')) == 2000
-    assert time.process_time() - start < 8  # of the processor: about 0.5, whatever else the machine does
+        (root / folder).mkdir(parents=True)
+    Image.new('RGB', (1242, 375)).save(root / 'one.png')
+    image, label = (root / 'one.png').read_bytes(), '\n'.join([LINES['Car']] * 7)
+    for index in range(count):
+        (root / f'training/image_2/{index:06d}.png').write_bytes(image)
+        (root / f'training/label_2/{index:06d}.txt').write_text(label)
+    return root
+
+
+def work_of_indexing(root, monkeypatch):
+    """How often an index of all frames opens a file, decodes an image, lists a folder, and calls a function."""
+    done = Counter()
+
+    def counted(what, function):
+        def call(*args, **options):
+            done[what] += 1
+            return function(*args, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, 'open', counted('opened', open))
+        patch.setattr(ImageFile.ImageFile, 'load', counted('decoded', ImageFile.ImageFile.load))
+        for name in ('listdir', 'scandir'):
+            patch.setattr(os, name, counted('listed', getattr(os, name)))
+        sys.setprofile(lambda frame, event, argument: done.update([event]))  # of this thread alone
+        try:
+            make(root, '')
+        finally:
+            sys.setprofile(None)
+    return done
+
+
+def test_work_of_indexing_grows_with_the_frames_and_no_image_is_decoded(tmp_path, monkeypatch):
+    make(many_frames(tmp_path / 'first', 2), '')  # imports what it needs
+    few, many = (work_of_indexing(many_frames(tmp_path / str(n), n), monkeypatch) for n in (100, 300))
+    assert (few['opened'], many['opened']) == (200, 600), 'the image and the label of each frame'
+    assert few['decoded'] == many['decoded'] == 0
+    assert few['listed'] == many['listed'] <= 4
+    for kind in ('call', 'c_call'):  # of Python functions, and of C functions
+        assert few[kind] < 120 * 100, 'about 60 a frame: all labels are parsed at once'
+        assert many[kind] < 3.1 * few[kind]
 
 
 def test_numbers_in_the_index_are_plain(root):

@@ -4,6 +4,11 @@ There channels are numbers in the config, one connector and one loss a level or 
 """
 
 import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +22,7 @@ from mmrazor.models.distillers import ConfigurableDistiller
 
 from mmkd.testing.toy_detectors import toy_detector
 
+ROOT = Path(__file__).resolve().parents[2]
 STUDENT, TEACHER = 16, 24
 LEVELS = 5
 FROM_STUDENT = dict(from_student=True, recorder='neck')
@@ -36,13 +42,43 @@ ADAPT = pyramid_of(dict(type='mmkd.ConvConnector'))
 RESAMPLE = pyramid_of(dict(type='mmkd.FeatureResampler', seed=0))
 
 
-def on_pyramid(loss: dict, connector: dict | None = ADAPT, *, name: str = 'loss') -> dict:
+def on_pyramid(loss: dict, connector: dict | list | None = ADAPT, *, name: str = 'loss') -> dict:
     student = FROM_STUDENT if connector is None else dict(FROM_STUDENT, connector='adapt')
     return dict(
         connectors={} if connector is None else dict(adapt=connector),
         distill_losses={name: dict(type='mmkd.PyramidLoss', loss=loss)},
         loss_forward_mappings={name: dict(preds_S=student, preds_T=FROM_TEACHER)},
     )
+
+
+def between(loss: dict, student: dict, teacher: dict, *, taught_by_itself: bool = False) -> dict:
+    """A loss of what two connectors give, one a side; both sides are the student's where it teaches itself."""
+    return dict(
+        connectors=dict(student=student, teacher=teacher),
+        distill_losses=dict(loss=dict(type='mmkd.PyramidLoss', loss=loss)),
+        loss_forward_mappings=dict(
+            loss=dict(
+                preds_S=dict(FROM_STUDENT, connector='student'),
+                preds_T=dict(FROM_STUDENT if taught_by_itself else FROM_TEACHER, connector='teacher'),
+            )
+        ),
+    )
+
+
+def align(**options: Any) -> dict:
+    """All levels of the student at once -> each of the teacher's."""
+    return dict(
+        type='mmkd.FeatureAlignment', in_channels=(STUDENT,) * LEVELS, out_channels=(TEACHER,) * LEVELS, **options
+    )
+
+
+def across(role: str) -> dict:
+    return dict(type='mmkd.CrossScaleConnector', role=role, direction='both', in_channels=(STUDENT,) * LEVELS)
+
+
+def of_teacher(connector: dict) -> dict:
+    """On the teacher's side, so the other way round."""
+    return dict(pyramid_of(connector), in_channels=(TEACHER,) * LEVELS, out_channels=(STUDENT,) * LEVELS)
 
 
 def on_level(loss: dict, connector: dict, level: int = 1) -> dict:
@@ -71,6 +107,27 @@ CASES = {
     'our loss behind a mmrazor connector': on_level(
         dict(type='mmkd.SSIMLoss', data_range=1.0),
         dict(type='ConvModuleConnector', in_channel=STUDENT, out_channel=TEACHER),
+    ),
+    'gate over the cells': on_pyramid(
+        dict(type='mmkd.NormalizedLpLoss', p=2), [ADAPT, pyramid_of(dict(type='mmkd.SpatialAttention'))]
+    ),
+    'alignment of a pyramid': on_pyramid(dict(type='mmkd.FeatureAlignmentLoss'), align()),
+    'alignment of segments': on_pyramid(dict(type='mmkd.FeatureAlignmentLoss'), align(mode='segments', num_segments=2)),
+    'levels that teach each other': between(
+        dict(type='mmkd.MaskedFeatureLoss', normalize='none'),
+        across('student'),
+        across('teacher'),
+        taught_by_itself=True,
+    ),
+    'guidance': between(
+        dict(type='mmkd.GuidanceLoss'),
+        pyramid_of(dict(type='mmkd.IntermediateGuidance')),
+        of_teacher(dict(type='mmkd.IntermediateGuidance', reconstruct=True)),
+    ),
+    'exploration': between(
+        dict(type='mmkd.ExplorationLoss'),
+        pyramid_of(dict(type='mmkd.ExplorationCoder')),
+        of_teacher(dict(type='mmkd.FactorAutoEncoder')),
     ),
     'relations of levels': on_pyramid(dict(type='mmkd.AttentionMapLoss'), None)
     | dict(
@@ -124,6 +181,69 @@ def test_one_training_step_in_unchanged_mmrazor(name: str):
     adapters = {key for key, _ in algorithm.named_parameters() if key.startswith('distiller.connectors.')}
     # A single cell (P7) that is masked or standardised away teaches nothing.
     assert {key for key in adapters if key.endswith('weight') and 'levels.4' not in key} <= moved
+
+
+@pytest.mark.parametrize(
+    ('loss', 'message'),
+    [
+        (dict(type='mmkd.DecoupledLogitLoss', mode='sigmoid'), 'needs labels='),
+        (dict(type='mmkd.SoftTargetLoss', mode='sigmoid'), 'needs labels='),
+        (dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.MaskedFeatureLoss', gate=True)), 'needs mask='),
+    ],
+)
+def test_losses_that_need_what_mmrazors_distiller_cannot_give_say_so(loss: dict, message: str):
+    parts = on_pyramid({}) | dict(distill_losses=dict(loss=loss))
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        algorithm = stock_algorithm(parts)
+        data = algorithm.data_preprocessor(a_batch(), True)
+        with pytest.raises(ValueError, match=message):
+            algorithm.loss(data['inputs'], data['data_samples'])
+
+
+FRESH = """
+import sys
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+cfg = Config.fromfile(sys.argv[1])
+cfg.model.teacher.pretrained = False  # no download
+init_default_scope(cfg.default_scope)
+model = MODELS.build(cfg.model)
+for part in (model, model.architecture, model.teacher, model.distiller):
+    print(type(part).__module__.split('.')[0], type(part).__name__)
+for part in (*model.distiller.connectors.values(), *model.distiller.distill_losses.values()):
+    print(type(part).__module__.split('.')[0], type(part).__name__)
+from mmdet.testing import demo_mm_inputs
+data = model.data_preprocessor(demo_mm_inputs(2, image_shapes=[(3, 128, 96)] * 2, num_classes=4), True)
+losses = model.loss(data['inputs'], data['data_samples'])
+print({name: len(value) for name, value in losses.items() if name.startswith('distill.')})
+print(all(value > 0 for value in losses['distill.loss_ssim']))
+"""
+
+
+def test_config_of_the_documentation_works_in_a_fresh_process(tmp_path: Path):
+    """`custom_imports` alone makes MMRazor importable; everything else is MMRazor's."""
+    page = (ROOT / 'docs/own_method.md').read_text(encoding='utf-8')
+    name, text = re.search(r'```python\n# file: my/(\S*mmrazor\S*)\n(.*?)```', page, re.DOTALL).groups()
+    assert "custom_imports = dict(imports=['mmkd.compat']" in text
+    (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', FRESH, name],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-8:] == [
+        'mmrazor SingleTeacherDistill',
+        'mmdet RetinaNet',
+        'mmdet RetinaNet',
+        'mmrazor ConfigurableDistiller',
+        'mmkd PyramidConnector',
+        'mmkd PyramidLoss',
+        "{'distill.loss_ssim': 5}",
+        'True',
+    ]
 
 
 def test_loss_alone_reaches_student_and_connector_but_not_the_teacher():

@@ -28,17 +28,41 @@ def test_each_rank_is_told_what_torchrun_tells(tmp_path: Path, monkeypatch: pyte
     assert sorted(lines[1:]) == ['0 0 0 2 127.0.0.1', '1 1 1 2 127.0.0.1']
 
 
-def fall(rank: int) -> None:
-    if rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.2)
-    raise ValueError('the other is gone')
+class Clock:
+    """Stands in for `time` where the ranks are waited for: shows how often was waited since the first look, at most 3.
+
+    The third time it makes the file `go`.
+    """
+
+    def __init__(self, go: Path) -> None:
+        self.go, self.shown = go, None
+
+    def monotonic(self) -> float:
+        self.shown = self.shown or 0.0
+        return self.shown
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+        if self.shown is not None and self.shown < 3:
+            self.shown += 1
+            if self.shown == 3:
+                self.go.touch()
 
 
-def test_the_ends_of_all_and_the_time_between_are_told(tmp_path: Path) -> None:
+def test_the_ends_of_all_and_the_time_between_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = tmp_path / 'go'
+    monkeypatch.setattr(ranks, 'time', Clock(go))
+
+    def fall(rank: int) -> None:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for _ in range(60_000):  # against hanging alone
+            if go.exists():
+                raise ValueError('the other is gone')
+            time.sleep(0.01)
+
     ended = in_ranks(fall, tmp_path / 'log', 2)
-    assert ended.codes == (1, -signal.SIGKILL)
-    assert 0 < ended.seconds < 30
+    assert (ended.codes, ended.seconds) == ((1, -signal.SIGKILL), 3)
     assert (tmp_path / 'log').read_text() == 'ValueError: the other is gone\n'
 
 
