@@ -6,8 +6,9 @@ together, a few channels at a time so that they stay in the processor's cache, a
 Shapes: `N` images, `C` channels, `H, W` cells, `K` side of the window, `h, w` cells of the result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,13 +41,11 @@ class Settings:
     normaliser: Normaliser
 
 
-@torch.compiler.disable
 def fused_dissimilarity_sum(x: Tensor, y: Tensor, weight: Tensor | None, settings: Settings) -> Tensor:
     """Sum of `weight * (1 - SSIM(psi(x), psi(y))) / 2` over all elements.
 
     Equal to the same sum of `mmkd.functional.ssim.plain_ssim_map` in value and gradient. Differentiable once, and with
-    respect to `x` alone: `create_graph=True` raises a RuntimeError. A `torch.compile` around it leaves it as it is:
-    what a compiler makes of convolutions on a GPU may round more than SSIM's small differences survive.
+    respect to `x` alone: `create_graph=True` raises a RuntimeError. Inside `torch.compile` use `uncompiled()`.
 
     Args:
         x: (N, C, H, W) float map.
@@ -65,6 +64,16 @@ def fused_dissimilarity_sum(x: Tensor, y: Tensor, weight: Tensor | None, setting
         raise ValueError(f'The fused form needs the exponents (1, 1, 1), got {settings.options.exponents}.')
     with_gradient = torch.is_grad_enabled() and x.requires_grad
     return _DissimilaritySum.apply(x, y.detach(), weight, settings, with_gradient)
+
+
+@cache
+def uncompiled() -> Callable[..., Tensor]:
+    """`fused_dissimilarity_sum`, which a `torch.compile` around it leaves as it is.
+
+    What a compiler makes of convolutions on a GPU may round more than SSIM's small differences survive. The first call
+    loads torch's compiler, a second or two, and must not be inside of what is compiled.
+    """
+    return torch.compiler.disable(fused_dissimilarity_sum)
 
 
 class _DissimilaritySum(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd.functional.normalisation import Normaliser, Scope
 from mmkd.functional.ssim import SSIMOptions, fitting_window, plain_ssim_map
-from mmkd.functional.ssim_fused import Settings, fused_dissimilarity_sum
+from mmkd.functional.ssim_fused import Settings, fused_dissimilarity_sum, uncompiled
 from mmkd.models.losses.base import FeatureLoss, check_pair, mean_over_ranks
 from mmkd.registry import MODELS
 
@@ -31,8 +31,8 @@ class SSIMLoss(FeatureLoss):
             one scope whose result depends on the rest of the batch.
         detach_extremes: no gradient through the student's minimum and maximum.
         eps: largest range of a map that counts as constant.
-        fused: use the form of `mmkd.functional.ssim_fused` where it applies (exponents 1, outside `torch.compile`): the
-            same value and gradient in less time and memory, but no second derivative.
+        fused: use the form of `mmkd.functional.ssim_fused` where it applies (exponents 1; `torch.compile` leaves it as
+            it is): the same value and gradient in less time and memory, but no second derivative.
         loss_weight: lambda.
         **options: the fields of `mmkd.functional.ssim.SSIMOptions`.
 
@@ -40,6 +40,8 @@ class SSIMLoss(FeatureLoss):
         TypeError: an option that `SSIMOptions` does not have.
         ValueError: a value out of its range.
     """
+
+    _sum = staticmethod(fused_dissimilarity_sum)
 
     def __init__(
         self,
@@ -59,6 +61,8 @@ class SSIMLoss(FeatureLoss):
         self.normaliser = Normaliser(normalize, detach_extremes=detach_extremes, eps=eps)
         self.options = SSIMOptions(**options)
         self.fused = fused and self.options.is_standard
+        if self.fused:  # of the class: an instance that held a function made here could not be pickled
+            SSIMLoss._sum = staticmethod(uncompiled())
 
     def elementwise(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(1 - SSIM) / 2 of every element: (N, C, H, W) maps -> (N, C, H', W'), smaller for 'valid' borders."""
@@ -84,7 +88,7 @@ class SSIMLoss(FeatureLoss):
             dtype = torch.promote_types(preds_S.dtype, torch.float32)
             settings = Settings(self.data_range, self.options, self.normaliser)
             mask = None if mask is None else mask.detach().to(dtype).clamp(min=0)
-            total = fused_dissimilarity_sum(preds_S.to(dtype), preds_T.to(dtype), mask, settings)
+            total = self._sum(preds_S.to(dtype), preds_T.to(dtype), mask, settings)
             return self.loss_weight * total / self._divisor(preds_S, mask, avg_factor)
 
     def _divisor(self, feature: Tensor, mask: Tensor | None, avg_factor: Tensor | float | None) -> Tensor | float:
