@@ -4,11 +4,11 @@
 refuse a key that they do not know when the Runner is built.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
-from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, METRICS, RUNNERS, Registry
@@ -101,6 +101,14 @@ def _is_whole(value: Any) -> bool:
     return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
+def _coco_metric() -> type:
+    """MMDetection's `CocoMetric`; the first import of its module warns of a package that only another metric wants."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)
+        from mmdet.evaluation import CocoMetric
+    return CocoMetric
+
+
 def _metrics(cfg: Config) -> list[Mapping[str, Any]]:
     found = cfg.get('val_evaluator') or []
     return list(found) if isinstance(found, list | tuple) else [found]
@@ -109,11 +117,12 @@ def _metrics(cfg: Config) -> list[Mapping[str, Any]]:
 def _score_names(cfg: Config) -> set[str]:
     """All names that the evaluator can give; empty where one of its metrics is not known here."""
     names: set[str] = set()
+    coco = _coco_metric()
     for metric in _metrics(cfg):
         kind = _class(METRICS, metric.get('type')) if isinstance(metric, Mapping) else None
-        if kind not in (CocoMetric, KittiMetric) or metric.get('format_only'):
+        if kind not in (coco, KittiMetric) or metric.get('format_only'):
             return set()
-        own = _coco_names(metric) if kind is CocoMetric else _kitti_names()
+        own = _coco_names(metric) if kind is coco else _kitti_names()
         names |= {f'{metric.get("prefix") or kind.default_prefix}/{name}' for name in own}
     return names
 
@@ -137,5 +146,5 @@ def _kitti_names() -> Iterator[str]:
 def _is_of_a_class(cfg: Config, name: str) -> bool:
     """Whether a name can be a class's, which `CocoMetric` reads from its file."""
     by_class = [metric for metric in _metrics(cfg) if metric.get('classwise')]
-    prefixes = [metric.get('prefix') or CocoMetric.default_prefix for metric in by_class]
+    prefixes = [metric.get('prefix') or _coco_metric().default_prefix for metric in by_class]
     return name.endswith('_precision') and name.split('/')[0] in prefixes
