@@ -144,7 +144,8 @@ def coco_data(root: Path, splits: tuple[str, str]) -> DetectionData:
 
     Raises:
         FileNotFoundError: Where annotations or images are missing.
-        ValueError: Where train and val name different classes, or a file has faults; the message names them.
+        ValueError: Where train and val name different classes, or in another order, or a file has faults; the message
+            names them.
     """
     found = {role: _coco_split(root, split, role) for role, split in zip(('train', 'val'), splits, strict=True)}
     classes = {role: parts[2] for role, parts in found.items()}
@@ -207,8 +208,9 @@ def _coco_split(root: Path, split: str, role: str) -> tuple[Path, Path, tuple[st
     missing = missing_images(images, [image['file_name'] for image in content['images']])
     if missing:
         raise FileNotFoundError(f'{len(missing)} images of {annotation} are not in {images}, first {missing[0]}')
-    categories = sorted(content['categories'], key=lambda category: category['id'])
-    return annotation, images, tuple(category['name'] for category in categories), len(content['images'])
+    # CocoDataset numbers labels in the order of the file, whatever the ids
+    classes = tuple(category['name'] for category in content['categories'])
+    return annotation, images, classes, len(content['images'])
 
 
 def _right_content(annotation: Path, *, scored: bool) -> dict:

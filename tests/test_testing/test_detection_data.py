@@ -39,13 +39,34 @@ def test_finds_cocos_own_names(toy):
     assert data.train['data_prefix']['img'].endswith('train2017/')
 
 
-def test_classes_follow_the_category_ids(toy):
-    for split in ('train', 'val'):
-        file = toy / 'annotations' / f'{split}.json'
-        content = json.loads(file.read_text())
-        content['categories'].reverse()
-        file.write_text(json.dumps(content))
-    assert detection_data(toy).classes == TOY_CLASSES
+def reverse_categories(toy: Path, split: str) -> dict:
+    """Turn the list of categories of a split around; the ids stay with their names."""
+    file = toy / 'annotations' / f'{split}.json'
+    content = json.loads(file.read_text())
+    content['categories'].reverse()
+    file.write_text(json.dumps(content))
+    return content
+
+
+def test_classes_are_named_as_the_labels_are_numbered(toy):
+    content = reverse_categories(toy, 'train')
+    reverse_categories(toy, 'val')
+    data = detection_data(toy)
+    names = {category['id']: category['name'] for category in content['categories']}
+    init_default_scope('mmdet')
+    register_all_modules()
+    dataset = DATASETS.build(dict(data.train, pipeline=[]))
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        things = [one for one in content['annotations'] if one['image_id'] == info['img_id']]
+        found = [data.classes[instance['bbox_label']] for instance in info['instances']]
+        assert found == [names[thing['category_id']] for thing in things]
+
+
+def test_refuses_splits_that_list_the_classes_in_another_order(toy):
+    reverse_categories(toy, 'val')
+    with pytest.raises(ValueError, match='train has classes'):
+        detection_data(toy)
 
 
 def test_names_the_files_it_looked_for(toy):
