@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkd.testing.html_report import html_page
-from mmkd.testing.results import remarks
+from mmkd.testing.remarks import remarks
 from mmkd.testing.runs import write_text
 from mmkd.testing.store import write_store
 from mmkd.testing.tables import markdown, print_table, short_markdown

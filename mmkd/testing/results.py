@@ -3,17 +3,15 @@
 import datetime
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from mmengine.device import get_device
 
 from mmkd.testing.experiment import Experiment
-from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
-from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
+from mmkd.testing.methods import PLAIN, TEACHER, needs_teacher
+from mmkd.testing.remarks import of_one_teacher, remarks
 from mmkd.testing.runs import Run
 from mmkd.testing.statistics import mean_with_interval, paired_difference
 from mmkd.testing.store import commands, merge_rows, run_key
-from mmkd.testing.time_budget import budget_note
 from mmkd.testing.training import weights_digest
 from mmkd.testing.worker import hardware_class
 
@@ -71,30 +69,39 @@ def collect_results(
     rows = merge_rows(_rows(experiment, runs), store)
     if final:
         rows = _with_final_scores(rows, runs, final)
-    known = _known_costs(store)
     setting = _setting(experiment, rows, [*commands(store or {}), command])
     described = final.described if final else (store or {}).get('setting', {}).get('final')
     if described:
         setting['final'] = described
-    return {
-        'identity': experiment.identity(),
-        'setting': setting,
-        'arms': summarise(_of_one_teacher(rows), setting['metrics'], known | costs),
-        **remarks(rows),
-        'runs': rows,
-    }
+    return _assembled(experiment.identity(), setting, rows, _known_costs(store) | costs)
 
 
-def remarks(rows: Sequence[dict]) -> dict[str, list[str]]:
-    """What a reader of the table must know, from its runs alone.
+def _assembled(identity: dict, setting: dict, rows: list[dict], costs: dict[str, dict]) -> dict:
+    arms = summarise(of_one_teacher(rows), setting['metrics'], costs)
+    return {'identity': identity, 'setting': setting, 'arms': arms, **remarks(rows), 'runs': rows}
+
+
+def merged_results(parts: Sequence[dict]) -> dict:
+    """Parts of one experiment as one, as if a single store had been gone on with.
 
     Args:
-        rows: One dict a run.
+        parts: Stores of equal `identity`; of a run or a cost that two of them know, the first is taken.
 
     Returns:
-        `unfair`: runs that cannot be compared; `notes`: sentences.
+        As `collect_results`.
     """
-    return {'unfair': unfair_rows(rows) + other_teachers(rows), 'notes': _notes(rows)}
+    rows: list[dict] = []
+    setting: dict = {}
+    costs: dict[str, dict] = {}
+    for part in parts:
+        rows, setting = merge_rows(part['runs'], {'runs': rows}), part['setting'] | setting
+        costs = _known_costs(part) | costs
+    metrics = dict.fromkeys(name for part in parts for name in part['setting']['metrics'])
+    setting |= _of_the_rows(rows, metrics, [text for part in parts for text in commands(part)])
+    final = setting.pop('final', None)
+    if final and any(name.endswith(f' {final["split"]}') for name in setting['metrics']):  # all runs have its scores
+        setting['final'] = final
+    return {**_assembled(parts[0]['identity'], setting, rows, costs), 'missing': []}
 
 
 def _with_final_scores(rows: Sequence[dict], runs: Sequence[Run], final: FinalScores) -> list[dict]:
@@ -117,7 +124,6 @@ def _known_costs(store: dict | None) -> dict[str, dict]:
 
 def _setting(experiment: Experiment, rows: Sequence[dict], typed: Sequence[str]) -> dict:
     data, schedule = experiment.data, experiment.schedule
-    hardware = list(dict.fromkeys(row['hardware'] for row in rows if 'hardware' in row))
     return {
         'data': data.name,
         'train_images': data.counts[0],
@@ -131,9 +137,17 @@ def _setting(experiment: Experiment, rows: Sequence[dict], typed: Sequence[str])
         'lr': schedule.lr,
         'teacher_lr': (experiment.teacher_schedule or schedule).lr,
         'teacher_epochs': (experiment.teacher_schedule or schedule).epochs,
-        'seeds': sorted({row['seed'] for row in rows if row['arm'] != TEACHER}),
-        'metrics': _common_metrics(data.metrics.values(), rows),
         'percent': data.percent,
+        **_of_the_rows(rows, data.metrics.values(), typed),
+    }
+
+
+def _of_the_rows(rows: Sequence[dict], metrics: Iterable[str], typed: Sequence[str]) -> dict:
+    """What of the setting more runs may change."""
+    hardware = list(dict.fromkeys(row['hardware'] for row in rows if 'hardware' in row))
+    return {
+        'seeds': sorted({row['seed'] for row in rows if row['arm'] != TEACHER}),
+        'metrics': _common_metrics(metrics, rows),
         'hardware': '; '.join(hardware) or hardware_class(get_device()),
         'threads': max((row.get('threads', 1) for row in rows), default=1),
         'date': _date(rows),
@@ -173,72 +187,6 @@ def _rows(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
             row.setdefault('teacher_sha256', teacher)  # runs of an older mmkd: the one teacher of their folder
         rows.append(row)
     return rows
-
-
-def _of_one_teacher(rows: Sequence[dict]) -> list[dict]:
-    """The rows without teachers that hardly any run learned from: the table's teacher is the others' one."""
-    usual = main_teacher(rows)
-    teachers = [row for row in rows if row['arm'] == TEACHER]
-    shown = [row for row in teachers if row.get('weights_sha256') == usual] or teachers[:1]
-    return [*shown, *(row for row in rows if row['arm'] != TEACHER)]
-
-
-def teacher_note(rows: Sequence[dict]) -> str:
-    """What to know of a teacher that has little to teach.
-
-    Args:
-        rows: One dict a run, of one teacher.
-
-    Returns:
-        A sentence; empty where the teacher is better than plain, one of them has no run, or no arm learns from it.
-    """
-    others = [row for row in rows if row['arm'] not in (TEACHER, PLAIN)]
-    if others and not any(needs_teacher(row.get('file') or row.get('method') or row['arm']) for row in others):
-        return ''
-    scores = {
-        arm: [next(iter(row['metrics'].values())) for row in rows if row['arm'] == arm] for arm in (TEACHER, PLAIN)
-    }
-    if not all(scores.values()):
-        return ''
-    teacher, plain = scores[TEACHER][0], sum(scores[PLAIN]) / len(scores[PLAIN])
-    if teacher > plain:
-        return ''
-    return (
-        'The teacher is no better than the plain student: differences of the methods that learn from it say little. '
-        'Train it longer (--teacher-epochs), or take a larger one.'
-    )
-
-
-def _meaning(row: dict) -> str:
-    """What an arm's name stands for, where it is not just a method file."""
-    file, options = row.get('file'), row.get('options') or []
-    if is_plain(file or PLAIN) or (file == row['arm'] and not options):
-        return ''
-    short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
-    text = ', '.join(f'{reduce(lambda key, part: key.replace(*part), short.items(), key)}={v}' for key, v in options)
-    return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
-
-
-def _notes(rows: Sequence[dict]) -> list[str]:
-    notes = [budget_note(rows), teacher_note(_of_one_teacher(rows))]
-    notes.append('; '.join(dict.fromkeys(filter(None, map(_meaning, rows)))))
-    notes[-1] += '.' if notes[-1] else ''
-    unsure = {row['arm'] for row in rows if 'settings_sha256' in row}
-    unsure = [arm for arm in unsure if any(row['arm'] == arm and 'settings_sha256' not in row for row in rows)]
-    if unsure:
-        notes.append(
-            f'Some runs of {", ".join(sorted(unsure))} were made before settings were recorded: whether they are those '
-            'of the others is not known.'
-        )
-    codes = {row['code'] for row in rows if 'code' in row}
-    if len(codes) > 1:
-        notes.append(
-            f'The runs were made with {len(codes)} versions of the code (`code` of each run in the JSON file).'
-        )
-    devices = {row.get('hardware') for row in rows if row.get('hardware')}
-    if len(devices) > 1:
-        notes.append('The runs were made on more than one kind of machine: compare their times with care.')
-    return [note for note in notes if note]
 
 
 def summarise(rows: Sequence[dict], metrics: Sequence[str], costs: dict[str, dict]) -> dict[str, dict]:

@@ -6,8 +6,9 @@ from rich.console import Console
 
 from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.html_report import html_page
+from mmkd.testing.remarks import teacher_note
 from mmkd.testing.report import main, write_section
-from mmkd.testing.results import summarise, teacher_note
+from mmkd.testing.results import summarise
 from mmkd.testing.tables import markdown, print_table, short_markdown, short_rows, table_rows
 
 

@@ -14,7 +14,8 @@ from mmkd.testing.fairness import other_teachers
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.recipe import Schedule
-from mmkd.testing.results import FinalScores, collect_results, remarks
+from mmkd.testing.remarks import remarks
+from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, write_json
 from mmkd.testing.store import read_store, write_store
 from mmkd.testing.tables import markdown, table_rows

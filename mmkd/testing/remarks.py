@@ -1,0 +1,93 @@
+"""What a reader of a table of results must know, found in the runs alone."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
+from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
+from mmkd.testing.time_budget import budget_note
+
+
+def remarks(rows: Sequence[dict]) -> dict[str, list[str]]:
+    """What a reader of the table must know, from its runs alone.
+
+    Args:
+        rows: One dict a run.
+
+    Returns:
+        `unfair`: runs that cannot be compared; `notes`: sentences.
+    """
+    return {'unfair': unfair_rows(rows) + other_teachers(rows), 'notes': _notes(rows)}
+
+
+def of_one_teacher(rows: Sequence[dict]) -> list[dict]:
+    """Leave out teachers that hardly any run learned from: the teacher of a table is that of the others.
+
+    Args:
+        rows: One dict a run.
+
+    Returns:
+        One teacher's row, where there is one, then the students'.
+    """
+    usual = main_teacher(rows)
+    teachers = [row for row in rows if row['arm'] == TEACHER]
+    shown = [row for row in teachers if row.get('weights_sha256') == usual] or teachers[:1]
+    return [*shown, *(row for row in rows if row['arm'] != TEACHER)]
+
+
+def teacher_note(rows: Sequence[dict]) -> str:
+    """What to know of a teacher that has little to teach.
+
+    Args:
+        rows: One dict a run, of one teacher.
+
+    Returns:
+        A sentence; empty where the teacher is better than plain, one of them has no run, or no arm learns from it.
+    """
+    others = [row for row in rows if row['arm'] not in (TEACHER, PLAIN)]
+    if others and not any(needs_teacher(row.get('file') or row.get('method') or row['arm']) for row in others):
+        return ''
+    scores = {
+        arm: [next(iter(row['metrics'].values())) for row in rows if row['arm'] == arm] for arm in (TEACHER, PLAIN)
+    }
+    if not all(scores.values()):
+        return ''
+    teacher, plain = scores[TEACHER][0], sum(scores[PLAIN]) / len(scores[PLAIN])
+    if teacher > plain:
+        return ''
+    return (
+        'The teacher is no better than the plain student: differences of the methods that learn from it say little. '
+        'Train it longer (--teacher-epochs), or take a larger one.'
+    )
+
+
+def _meaning(row: dict) -> str:
+    """What an arm's name stands for, where it is not just a method file."""
+    file, options = row.get('file'), row.get('options') or []
+    if is_plain(file or PLAIN) or (file == row['arm'] and not options):
+        return ''
+    short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
+    text = ', '.join(f'{reduce(lambda key, part: key.replace(*part), short.items(), key)}={v}' for key, v in options)
+    return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
+
+
+def _notes(rows: Sequence[dict]) -> list[str]:
+    notes = [budget_note(rows), teacher_note(of_one_teacher(rows))]
+    notes.append('; '.join(dict.fromkeys(filter(None, map(_meaning, rows)))))
+    notes[-1] += '.' if notes[-1] else ''
+    unsure = {row['arm'] for row in rows if 'settings_sha256' in row}
+    unsure = [arm for arm in unsure if any(row['arm'] == arm and 'settings_sha256' not in row for row in rows)]
+    if unsure:
+        notes.append(
+            f'Some runs of {", ".join(sorted(unsure))} were made before settings were recorded: whether they are those '
+            'of the others is not known.'
+        )
+    codes = {row['code'] for row in rows if 'code' in row}
+    if len(codes) > 1:
+        notes.append(
+            f'The runs were made with {len(codes)} versions of the code (`code` of each run in the JSON file).'
+        )
+    devices = {row.get('hardware') for row in rows if row.get('hardware')}
+    if len(devices) > 1:
+        notes.append('The runs were made on more than one kind of machine: compare their times with care.')
+    return [note for note in notes if note]
