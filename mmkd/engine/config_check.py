@@ -21,6 +21,7 @@ from mmkd.engine.config_step import measuring_device, report_step
 from mmkd.engine.config_wiring import report_coverage, report_sides, report_start, report_wiring
 from mmkd.engine.explain import explain
 from mmkd.engine.preflight import find_problems
+from mmkd.engine.preflight_data import classes_numbered_otherwise
 from mmkd.models.apart import own_randomness
 
 
@@ -42,6 +43,7 @@ def check_config(cfg: Config, *, data: bool = True, weights: bool = True, diagno
         report.warnings += [text for rule in WARNINGS for text in rule(cfg)]
         if report.problems:
             return report
+        report.warnings += classes_numbered_otherwise(cfg) if data else ()
         with own_randomness():
             model = MODELS.build(copy.deepcopy(cfg.model))
             if not hasattr(model, 'distiller'):

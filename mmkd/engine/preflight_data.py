@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
 def check_data(cfg: Config) -> Iterator[str]:
     """Data folders and files that are not there or not what they should be, and class names not in annotations."""
     counts = Counter(name for name, _ in datasets(cfg))
+    numbered: dict[str, tuple[str, ...]] = {}
     for name, dataset in datasets(cfg):
         if is_elsewhere(dataset, dataset.get('data_root')):
             continue
@@ -70,7 +71,8 @@ def check_data(cfg: Config) -> Iterator[str]:
         if _reads_coco(dataset):
             rules = _annotation_rules(cfg, name, dataset, alone=counts[name] == 1)
             for path in paths:
-                yield from _check_coco(name, dataset, path, rules)
+                yield from _check_coco(name, dataset, path, rules, numbered)
+    yield from _check_numbers(numbered)
     yield from _check_evaluator(cfg)
 
 
@@ -176,7 +178,42 @@ def read_json(path: Path) -> Any:
     return json.loads(data)
 
 
-def _check_coco(name: str, dataset: ConfigDict, path: Path, rules: dict[str, bool]) -> Iterator[str]:
+def labels_in(content: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, ...]:
+    """Names by label, as `CocoDataset` and `CocoMetric` number them: in the order of the file, not of `classes`."""
+    return tuple(category['name'] for category in content['categories'] if category['name'] in classes)
+
+
+def _check_numbers(numbered: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Files that give the same classes other labels: what is learned from one would be scored as another class."""
+    first, known = next(iter(numbered.items()), ('', ()))
+    for path, names in numbered.items():
+        if names != known and sorted(names) == sorted(known):
+            yield (
+                f'{path} lists its categories in another order than {first}: {", ".join(names)} instead of '
+                f'{", ".join(known)}. MMDetection numbers labels by the order in each file, whatever metainfo.classes '
+                'says: a label would mean two classes. Write the categories in one order; their ids may stay.'
+            )
+
+
+def classes_numbered_otherwise(cfg: Config) -> Iterator[str]:
+    """Training sets whose file lists the classes in another order than `metainfo.classes`; read behind `check_data`."""
+    for name, dataset in datasets(cfg):
+        files, root = dataset.get('ann_file') or '', dataset.get('data_root') or ''
+        if name != 'train_dataloader' or is_elsewhere(dataset, root) or not _reads_coco(dataset):
+            continue
+        wanted = dataset_classes(dataset)
+        names = labels_in(read_json(Path(root) / files), wanted)
+        if names != wanted and sorted(names) == sorted(wanted):
+            yield (
+                f'{files} lists its categories as {", ".join(names)}, metainfo.classes says {", ".join(wanted)}. '
+                'MMDetection numbers labels by the file: scores are right, but pictures and the checkpoint name the '
+                'classes wrongly. Write metainfo.classes in the order of the file, the evaluation set likewise.'
+            )
+
+
+def _check_coco(
+    name: str, dataset: ConfigDict, path: Path, rules: dict[str, bool], numbered: dict[str, tuple[str, ...]]
+) -> Iterator[str]:
     try:
         content = read_json(path)
     except ValueError as error:
@@ -191,6 +228,7 @@ def _check_coco(name: str, dataset: ConfigDict, path: Path, rules: dict[str, boo
     except KeyError as error:
         yield f'{name}: {explain(error)}'
         return
+    numbered[f'{name}: {path}'] = labels_in(content, wanted)
     categories = {category['name']: category['id'] for category in content['categories']}
     for one in wanted:
         if one not in categories:

@@ -47,6 +47,11 @@ def teacher_with_other_order(cfg: Config, toy: ToyRun, folder: Path) -> None:
     cfg.model.teacher = str(folder / 'other_order.py')
 
 
+def metainfo_in_another_order(cfg: Config, toy: ToyRun, folder: Path) -> None:
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.metainfo.classes = tuple(reversed(loader.dataset.metainfo.classes))
+
+
 def both(*changes: Any) -> Any:
     def change(cfg: Config, toy: ToyRun, folder: Path) -> None:
         for one in changes:
@@ -245,6 +250,9 @@ WARNINGS: dict[str, Case] = {
     'other channel order': Case(other_teacher(data_preprocessor__bgr_to_rgb=False), ('differ in order',)),
     'other padding': Case(other_teacher(data_preprocessor__pad_size_divisor=128), ('padded to 128 px', 'pads to 32')),
     'teacher that numbers the classes otherwise': Case(teacher_with_other_order, ('numbers the classes otherwise',)),
+    'metainfo in another order than the file': Case(
+        metainfo_in_another_order, ('lists its categories as', 'numbers labels by the file')
+    ),
     'teacher of other classes': Case(other_teacher(bbox_head__num_classes=7), ('teacher predicts 7 classes',)),
     'teacher partly filled': Case(partly_loaded(('backbone', 'neck')), ('of the teacher (teacher_strict=False)',)),
     'start from another student': Case(starts_from(''), ('load_from', 'tensors of the student')),

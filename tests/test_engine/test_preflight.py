@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 from mmkd import process_ranks
 from mmkd.engine import command_line, preflight
@@ -16,7 +16,7 @@ from mmkd.engine.command_line import run_command
 from mmkd.engine.config_rules import evaluator_of_another_set, evaluator_of_several_sets
 from mmkd.engine.dry_step import made_batch, step_problem
 from mmkd.engine.preflight import PreflightError
-from mmkd.engine.preflight_data import check_data
+from mmkd.engine.preflight_data import check_data, classes_numbered_otherwise
 from mmkd.engine.testing import augment
 from mmkd.testing.methods import distilled_model
 from mmkd.testing.toy_detectors import toy_detector
@@ -99,6 +99,48 @@ def test_data_on_another_machine_are_not_called_missing(tmp_path: Path) -> None:
     metric = dict(type='CocoMetric', ann_file='coco/val.json')
     assert list(check_data(Config(dict(val_evaluator=dict(metric, backend_args=remote))))) == []
     assert 'coco/val.json does not exist' in ''.join(check_data(Config(dict(val_evaluator=metric))))
+
+
+def labelled(folder: Path, name: str, *classes: str) -> ConfigDict:
+    """A COCO file with one box a class, ids as in `classes`, and its data set."""
+    (folder / '1.jpg').touch()
+    ids = {name: i for i, name in enumerate(sorted(classes))}
+    things = [dict(id=i, image_id=1, category_id=i, bbox=[1, 2, 3, 4], area=12, iscrowd=0) for i in ids.values()]
+    content = dict(images=[dict(id=1, file_name='1.jpg', width=10, height=10)], annotations=things)
+    content['categories'] = [dict(id=ids[name], name=name) for name in classes]
+    (folder / f'{name}.json').write_text(json.dumps(content))
+    metainfo = dict(classes=('car', 'van'))
+    prefix = dict(img='')
+    return ConfigDict(
+        type='CocoDataset', data_root=str(folder), ann_file=f'{name}.json', metainfo=metainfo, data_prefix=prefix
+    )
+
+
+def test_files_that_number_the_same_classes_otherwise_are_refused(tmp_path: Path) -> None:
+    right, turned = labelled(tmp_path, 'right', 'car', 'van'), labelled(tmp_path, 'turned', 'van', 'car')
+    for dataset, labels in ((right, {0: 0, 1: 1}), (turned, {1: 0, 0: 1})):  # what MMDetection makes of them
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            assert DATASETS.build(dataset | dict(pipeline=[])).cat2label == labels
+
+    def problems(train: ConfigDict, val: ConfigDict) -> list[str]:
+        return list(check_data(Config(dict(train_dataloader=dict(dataset=train), val_dataloader=dict(dataset=val)))))
+
+    assert problems(right, right) == []
+    assert problems(right, labelled(tmp_path, 'more', 'bus', 'car', 'van')) == [], 'classes alone are compared'
+    (problem,) = problems(right, turned)
+    assert f'{tmp_path}/turned.json lists its categories in another order than train_dataloader' in problem
+    assert 'van, car instead of car, van' in problem
+    joined = ConfigDict(type='ConcatDataset', datasets=[right, turned])
+    assert 'another order' in problems(joined, joined)[0]
+
+
+def test_a_file_that_numbers_the_classes_unlike_metainfo_is_named(tmp_path: Path) -> None:
+    def warnings(dataset: ConfigDict) -> list[str]:
+        return list(classes_numbered_otherwise(Config(dict(train_dataloader=dict(dataset=dataset)))))
+
+    assert warnings(labelled(tmp_path, 'right', 'car', 'van')) == []
+    (warning,) = warnings(labelled(tmp_path, 'turned', 'van', 'car'))
+    assert 'turned.json lists its categories as van, car, metainfo.classes says car, van' in warning
 
 
 METHODS = dict(ssim='fcos', mkd='retinanet', mkd_roi='faster-rcnn', ikd_roi='faster-rcnn', mssd='yolox', frskd='fcos')
