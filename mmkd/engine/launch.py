@@ -16,7 +16,7 @@ from mmkd.engine import preflight
 from mmkd.engine.explain import explain
 from mmkd.engine.student_config import is_distillation, student_config
 from mmkd.engine.work_dir import CHECKPOINTS, alone_in_work_dir
-from mmkd.models.algorithms.model_config import find_config
+from mmkd.models.algorithms.model_config import find_config, read_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions
 
 
@@ -31,7 +31,7 @@ def load_config(name: str, options: dict[str, Any] | None = None) -> Config:
     compat.enable_config_prefix()
     path = find_config(name)
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = read_config(path)
     except Exception as error:  # a configuration is Python, so its mistakes are of every kind
         raise ValueError(f'{path} is no valid configuration ({type(error).__name__}: {explain(error)}).') from error
     if options:

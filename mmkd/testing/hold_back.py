@@ -64,7 +64,12 @@ def _split_coco(source: Path, names: list[Path], share: float) -> tuple[int, int
         part = dict(
             content,
             images=[image for image in content['images'] if (image['id'] in held) == inside],
-            annotations=[box for box in content['annotations'] if (box['image_id'] in held) == inside],
+            # pycocotools wants to know crowds, which training does without
+            annotations=[
+                {**box, 'iscrowd': box.get('iscrowd', 0)}
+                for box in content['annotations']
+                if (box['image_id'] in held) == inside
+            ],
         )
         _write(name, json.dumps(part, indent=1))
     return len(order) - len(held), len(held)

@@ -67,3 +67,18 @@ def test_sizes_are_those_of_the_images_that_are_held_back(tmp_path):
     data = detection_data(root, by_size=True)
     assert 'AP_medium' in data.metrics.values()
     assert list(hold_back(data, 0.5, tmp_path / 'parts').metrics.values()) == ['AP', 'AP50', 'AP_small']
+
+
+def test_training_annotations_without_crowds_can_be_scored_on(tmp_path):
+    data = detection_data(make_toy_data(tmp_path / 'toy', train=4, val=2))
+    source = Path(data.train['ann_file'])
+    content = json.loads(source.read_text())
+    kept = content['annotations'][0]['iscrowd'] = 1
+    for box in content['annotations'][1:]:
+        del box['iscrowd']  # MMDetection reads such a file, pycocotools' scoring does not
+    source.write_text(json.dumps(content))
+    part = hold_back(data, 0.5, tmp_path / 'parts')
+    boxes = [
+        box for ann in (part.train, part.val) for box in json.loads(Path(ann['ann_file']).read_text())['annotations']
+    ]
+    assert sorted(box['iscrowd'] for box in boxes) == [0] * (len(boxes) - 1) + [kept]

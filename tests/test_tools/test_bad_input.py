@@ -144,6 +144,15 @@ def test_a_config_with_a_mistake_of_python_is_refused(text: str, says: str, tmp_
     assert 'no valid configuration' in said and says in said
 
 
+def test_a_config_that_inherits_itself_is_refused(tmp_path: Path, tool: Callable) -> None:
+    """MMEngine's loader would follow it for minutes."""
+    (tmp_path / 'a.py').write_text("_base_ = ['mmdet::_base_/default_runtime.py', './b.py']")
+    (tmp_path / 'b.py').write_text("_base_ = '../x/a.py'".replace('x', tmp_path.name))
+    code, said = tool('train', tmp_path / 'a.py')
+    assert code == 1
+    assert '_base_ leads back to the file itself: a.py -> b.py -> a.py' in said
+
+
 def test_a_hostile_checkpoint_is_not_executed_in_training(toy: ToyRun, tmp_path: Path, tool: Callable) -> None:
     cfg = toy.load()
     hostile(cfg, toy, tmp_path)

@@ -123,6 +123,31 @@ def plain_model(model: Mapping) -> ConfigDict:
     return ConfigDict(model)
 
 
+def read_config(path: Path) -> Config:
+    """A configuration from its file.
+
+    Raises:
+        ValueError: it inherits itself, which MMEngine's loader would follow for minutes.
+        Exception: of any kind, where the file or one that it inherits cannot be read or is wrong.
+    """
+    circle = _circle(path.resolve(), ())
+    if circle:
+        raise ValueError(f'_base_ leads back to the file itself: {" -> ".join(file.name for file in circle)}')
+    return Config.fromfile(str(path))
+
+
+def _circle(path: Path, way: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Files that inherit one another in a circle, found along `_base_`; those of packages inherit no one's file."""
+    if path in way:
+        return (*way[way.index(path) :], path)
+    try:
+        bases = Config._get_base_files(str(path))
+    except Exception:  # the loader itself says it better
+        return ()
+    near = [(path.parent / base).resolve() for base in bases if '::' not in str(base)]
+    return next((found for base in near if (found := _circle(base, (*way, path)))), ())
+
+
 def load_model_source(teacher: str | Mapping[str, Any]) -> ModelSource:
     """Find a network by `pkg::config`, path, configuration of the model, or whole configuration.
 
@@ -147,7 +172,7 @@ def load_model_source(teacher: str | Mapping[str, Any]) -> ModelSource:
     if not isinstance(teacher, str | Path):
         raise TypeError(f'teacher must be "pkg::config", a path or a dict, got {type(teacher).__name__}.')
     path = find_config(str(teacher))
-    cfg = Config.fromfile(str(path))
+    cfg = read_config(path)
     if 'model' not in cfg:
         raise ValueError(f'The config {teacher} has no model.')
     model = plain_model(cfg.model)
