@@ -28,7 +28,7 @@ class WorkDirError(ValueError):
 
 
 def check_work_dir(cfg: Config) -> Iterator[str]:
-    """A work directory that cannot be made, or holds another run, which would be overwritten."""
+    """A work directory that cannot be made, or holds another run or somebody's config, which would be overwritten."""
     if not is_main_process():
         return
     folder = Path(cfg.work_dir)
@@ -41,6 +41,20 @@ def check_work_dir(cfg: Config) -> Iterator[str]:
         yield _in_use(folder)
     elif _holds_another_run(cfg):
         yield _another_run(folder)
+    copy = folder / Path(cfg.filename or '').name
+    if _inherits(copy):
+        yield (
+            f'The work directory {folder} holds {copy.name}, which someone wrote (it has a _base_): the copy of the '
+            'whole configuration that a run leaves under this name would replace it. Choose another --work-dir.'
+        )
+
+
+def _inherits(file: Path) -> bool:
+    """Whether a file is a configuration with `_base_`, which no copy that MMEngine writes has."""
+    try:
+        return file.is_file() and bool(Config._get_base_files(str(file)))
+    except Exception:  # no configuration, or a broken one
+        return False
 
 
 @contextmanager

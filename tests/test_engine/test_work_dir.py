@@ -150,6 +150,20 @@ def test_a_work_dir_below_a_file_is_refused(resume: bool, tmp_path: Path) -> Non
     assert said(of(tmp_path / 'a/new/one')) == ''
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_config_that_someone_wrote_is_not_replaced_by_the_copy_of_the_run(resume: bool, tmp_path: Path) -> None:
+    (tmp_path / 'base.py').write_text('model = dict(type="A")')
+    (tmp_path / 'own.py').write_text("# by hand\n_base_ = ['base.py']\n")
+    cfg = Config.fromfile(str(tmp_path / 'own.py'))
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), resume=resume))
+    assert 'holds own.py, which someone wrote' in said(cfg)
+    cfg.work_dir = str(tmp_path / 'run')
+    assert said(cfg) == ''
+    (tmp_path / 'run').mkdir()
+    cfg.dump(tmp_path / 'run' / 'own.py')  # as the Runner does
+    assert said(cfg) == ''
+
+
 @pytest.fixture(scope='module')
 def distilled(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     run = make_toy_run(tmp_path_factory.mktemp('distilled'), val=1)
