@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from mmkd.engine.config_report import ConfigReport
 from mmkd.models.algorithms.missing_operator import gpu_of_this_process
 from mmkd.models.algorithms.sample_copies import copied_samples
+from mmkd.models.apart import own_randomness
 
 REPEATS = 3
 # A loss this far from the student's own rules the training, or is lost in it.
 LARGE, SMALL = 100.0, 1e-4
+# Noise, in the weights of a self-teacher, that stands for some training.
+STIR = 0.05
 
 
 def one_image(cfg: Config, model: nn.Module) -> dict[str, Any]:
@@ -98,8 +102,7 @@ def report_step(model: nn.Module, cfg: Config, report: ConfigReport) -> None:
         unused_plain = set(_without_gradient(model.architecture))
         whole = _measure(model, lambda: model(inputs, copied_samples(samples), mode='loss'))
         unused = _without_gradient(model)
-        losses = model(inputs, copied_samples(samples), mode='loss')
-        _report_losses(model, losses, report)
+        _report_losses(model, lambda: model(inputs, copied_samples(samples), mode='loss'), report)
         for name in distiller.untrained_connectors():
             report.problems.append(
                 f'The connector {name!r} gets no gradient: it would never learn. The losses keep the teacher out of '
@@ -128,31 +131,61 @@ def _total(value: Any) -> Tensor:
     return value.mean() if isinstance(value, Tensor) else sum(part.mean() for part in value)
 
 
-def _report_losses(model: nn.Module, losses: dict[str, Any], report: ConfigReport) -> None:
+def _report_losses(model: nn.Module, step: Callable[[], dict[str, Any]], report: ConfigReport) -> None:
+    rows, sums, own = _losses_of(model, step())
+    grown = getattr(model, 'self_teacher', None)
+    title = 'Losses of this image'
+    if grown is not None and any(norm == 0 for _, norm in sums.values()):
+        # one that adds to the student's features by gains from 0 begins as the student: nothing to learn yet
+        title += ' (the self-teacher begins as the student)'
+        with _stirred(grown):
+            later = _losses_of(model, step())[1]
+        sums = {name: (value, norm or later[name][1]) for name, (value, norm) in sums.items()}
+    report.problems += [f'{name} is {value} on the first image.' for name, value, _ in rows if not isfinite(value)]
+    shown = [(name, f'{value:.4g}', f'{norm:.4g}') for name, value, norm in rows]
+    report.tables.append((title, ('loss', 'value', 'gradient norm in the student'), shown))
+    for name, (value, norm) in sums.items():
+        _judge(name, value, norm, own, report, young=grown is not None)
+
+
+def _losses_of(
+    model: nn.Module, losses: dict[str, Any]
+) -> tuple[list[tuple[str, float, float]], dict[str, tuple[float, float]], float]:
+    """Value and gradient norm of each loss, those of each distillation loss over its levels, the student's own sum."""
     trained = [p for p in model.architecture.parameters() if p.requires_grad]
     values = {name: _total(value) for name, value in losses.items() if 'loss' in name}
-    own = sum(value.item() for name, value in values.items() if name.startswith('student.'))
-    rows, sums = [], {f'distill.{name}': [0.0, 0.0] for name in model.distiller.mappings}
-    for name, value in values.items():
-        norm = _gradient_norm(value, trained)
-        rows.append((name, f'{value.item():.4g}', f'{norm:.4g}'))
-        if not torch.isfinite(value):
-            report.problems.append(f'{name} is {value.item()} on the first image.')
+    rows = [(name, value.item(), _gradient_norm(value, trained)) for name, value in values.items()]
+    sums = {f'distill.{name}': (0.0, 0.0) for name in model.distiller.mappings}
+    for name, value, norm in rows:
         # a level without objects may well be 0; the whole loss may not
         whole = max((loss for loss in sums if name.startswith(loss)), key=len, default=None)
         if whole is not None:
-            sums[whole] = [sums[whole][0] + value.item(), sums[whole][1] + norm]
-    report.tables.append(('Losses of this image', ('loss', 'value', 'gradient norm in the student'), rows))
-    for name, (value, norm) in sums.items():
-        _judge(name, value, norm, own, report)
+            sums[whole] = (sums[whole][0] + value, sums[whole][1] + norm)
+    return rows, sums, sum(value for name, value, _ in rows if name.startswith('student.'))
 
 
-def _judge(name: str, value: float, norm: float, own: float, report: ConfigReport) -> None:
+@contextmanager
+def _stirred(module: nn.Module) -> Iterator[None]:
+    """A network as after some training, for the question of what can be learned from it; put back behind."""
+    kept = [p.detach().clone() for p in module.parameters()]
+    with torch.no_grad(), own_randomness():
+        for p in module.parameters():
+            p += STIR * torch.randn_like(p)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before in zip(module.parameters(), kept, strict=True):
+                p.copy_(before)
+
+
+def _judge(name: str, value: float, norm: float, own: float, report: ConfigReport, *, young: bool) -> None:
+    """Add what is wrong with a loss; two young heads agree, so that a small value says nothing of a self-teacher."""
     if norm == 0:
         report.problems.append(f'{name} gives the student no gradient (value {value:.4g}): nothing would be distilled.')
     elif abs(value) > LARGE * own:
         report.warnings.append(f"{name} is {value:.4g}, the student's own losses {own:.4g}: it rules the training.")
-    elif abs(value) < SMALL * own:
+    elif abs(value) < SMALL * own and not young:
         report.warnings.append(f"{name} is {value:.4g}, the student's own losses {own:.4g}: it has next to no weight.")
 
 

@@ -12,10 +12,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from planted_mistakes import HEAD, LOSS, MAPPING, TRAIN, TRAINING, Case, put
+from torch import Tensor, nn
 
 from mmkd.engine.command_line import run_command
 from mmkd.engine.config_check import check_config
 from mmkd.engine.preflight_data import dataset_classes
+from mmkd.models.losses.attention_map_loss import AttentionMapLoss
+from mmkd.testing.methods import distilled_model
+from mmkd.testing.toy_detectors import toy_detector
 from mmkd.testing.toy_run import ToyRun, make_toy_run, neck_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,6 +282,41 @@ def test_a_right_configuration_passes_without_warning(toy: ToyRun, tmp_path: Pat
     assert (report.problems, report.warnings) == ([], [])
     assert report.exit_code(strict=True) == 0
     assert not list(tmp_path.iterdir())
+
+
+RIGHT = [('retinanet', name) for name in ('ssim', 'mssd', 'ikd', 'mkd', 'frskd', 'frskd_dense', 'frskd_fit', 'mgd')]
+RIGHT += [('yolox', 'frskd_dense'), ('yolox', 'ikd')]
+RIGHT += [('faster-rcnn', name) for name in ('frskd_roi', 'ikd_roi', 'mkd_roi')]
+
+
+@pytest.mark.parametrize(('family', 'method'), RIGHT)
+def test_a_method_on_an_untrained_pair_passes_without_warning(
+    family: str, method: str, toy: ToyRun, tmp_path: Path
+) -> None:
+    """Such as a self-teacher that begins as the student: its attention maps have nothing to teach at first."""
+    student, teacher = (toy_detector(family, width=8, channels=channels, convs=1) for channels in (16, 24))
+    torch.save(dict(state_dict=MODELS.build(copy.deepcopy(teacher)).state_dict()), tmp_path / 'teacher.pth')
+    cfg = toy.load(work_dir=str(tmp_path / 'run'))
+    given = dict(teacher=teacher, teacher_ckpt=str(tmp_path / 'teacher.pth'))
+    cfg.model = ConfigDict(distilled_model(student, method, given))
+    report = check_config(cfg)
+    assert (report.problems, report.warnings) == ([], [])
+
+
+@pytest.mark.parametrize('grown', ['detached', 'constant'])
+def test_a_self_teacher_that_can_teach_nothing_is_a_problem(
+    grown: str, toy: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after some training: its loss does not reach the student, or is always 0."""
+
+    def nothing(self: nn.Module, preds_S: Tensor, preds_T: Tensor, *rest: Any) -> Tensor:
+        return (preds_S.detach() - preds_T).square().sum() if grown == 'detached' else 0 * preds_S.sum()
+
+    monkeypatch.setattr(AttentionMapLoss, 'forward', nothing)
+    cfg = toy.load(work_dir=str(tmp_path / 'run'))
+    cfg.model = ConfigDict(distilled_model(toy_detector('retinanet', width=8, channels=16, convs=1), 'frskd_dense'))
+    (problem,) = check_config(cfg).problems
+    assert problem.startswith('distill.loss_frskd_at gives the student no gradient')
 
 
 def test_yoloxs_resizing_of_batches_is_no_problem(toy: ToyRun, tmp_path: Path) -> None:
