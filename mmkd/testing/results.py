@@ -95,7 +95,8 @@ def merged_results(parts: Sequence[dict]) -> dict:
     costs: dict[str, dict] = {}
     for part in parts:
         rows, setting = merge_rows(part['runs'], {'runs': rows}), part['setting'] | setting
-        costs = _known_costs(part) | costs
+        for arm, found in _known_costs(part).items():
+            costs[arm] = found | costs.get(arm, {})
     metrics = dict.fromkeys(name for part in parts for name in part['setting']['metrics'])
     setting |= _of_the_rows(rows, metrics, [text for part in parts for text in commands(part)])
     final = setting.pop('final', None)

@@ -27,8 +27,8 @@ def store(*rows, costs=(), **setting):
 
 @pytest.fixture
 def parts():
-    here = store(row('plain', 0, 0.30), row('plain', 1, 0.40), costs=[('plain', dict(gflops=1, ms=5))])
-    there = store(row('plain', 0, 0.30), row('ssim', 0, 0.35), costs=[('plain', dict(ms=9)), ('ssim', dict(ms=7))])
+    here = store(row('plain', 0, 0.30), row('plain', 1, 0.40), costs=[('plain', dict(gflops=1))])
+    there = store(row('plain', 0, 0.30), row('ssim', 0, 0.35), costs=[('plain', dict(gflops=2, ms=5)), ('ssim', dict(ms=7))])
     there['setting']['commands'] = ['first', 'second']
     return {'here': here, 'there': there, 'third': store(row('ssim', 1, 0.41))}
 
@@ -38,7 +38,7 @@ def test_means_and_pairs_are_found_again_from_all_runs(parts):
     assert [(r['arm'], r['seed']) for r in merged['runs']] == [('plain', 0), ('plain', 1), ('ssim', 0), ('ssim', 1)]
     assert merged['arms']['ssim']['AP - plain']['mean'] == pytest.approx(0.03)
     assert merged['arms']['ssim']['AP - plain']['count'] == 2
-    assert merged['arms']['plain'] | dict(gflops=1, ms=5) == merged['arms']['plain']  # of the first that knows
+    assert merged['arms']['plain'] | dict(gflops=1, ms=5) == merged['arms']['plain']  # each of the first that knows
     assert merged['arms']['ssim']['ms'] == 7
     assert merged['setting']['seeds'] == [0, 1]
     assert merged['setting']['commands'] == ['first', 'second']
