@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from mmkd.near_names import absent, absent_file, nearest
 MAX_NESTING = 2000
 
 
-def datasets(cfg: Config) -> Iterator[tuple[str, ConfigDict]]:
+TRAINING = ('train_dataloader', 'val_dataloader')
+
+
+def datasets(cfg: Config, names: Sequence[str] = TRAINING) -> Iterator[tuple[str, ConfigDict]]:
     """Every data set that is read in training and validation, inside of its wrappers, with its loader's name."""
-    for name in ('train_dataloader', 'val_dataloader'):
+    for name in names:
         loader = cfg.get(name)
         pending = [loader.dataset] if loader else []
         while pending:
@@ -72,7 +76,7 @@ def check_data(cfg: Config) -> Iterator[str]:
             rules = _annotation_rules(cfg, name, dataset, alone=counts[name] == 1)
             for path in paths:
                 yield from _check_coco(name, dataset, path, rules, numbered)
-    yield from _check_numbers(numbered)
+    yield from _check_numbers(numbered | _numbered_in_tests(cfg, numbered))
     yield from _check_evaluator(cfg)
 
 
@@ -181,6 +185,23 @@ def read_json(path: Path) -> Any:
 def labels_in(content: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, ...]:
     """Names by label, as `CocoDataset` and `CocoMetric` number them: in the order of the file, not of `classes`."""
     return tuple(category['name'] for category in content['categories'] if category['name'] in classes)
+
+
+def _numbered_in_tests(cfg: Config, known: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Labels of the files of a test set; one that is not there yet, or is wrong otherwise, is no matter of training."""
+    paths = {text.partition(': ')[2] for text in known}
+    found = {}
+    for name, dataset in datasets(cfg, ['test_dataloader']):
+        if not _reads_coco(dataset) or is_elsewhere(dataset, dataset.get('data_root')):
+            continue
+        path = Path(dataset.get('data_root') or '') / (dataset.get('ann_file') or '')
+        if str(path) in paths or not path.is_file():
+            continue
+        with suppress(ValueError, KeyError):
+            content = read_json(path)
+            if not layout_faults(content):
+                found[f'{name}: {path}'] = labels_in(content, dataset_classes(dataset))
+    return found
 
 
 def _check_numbers(numbered: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -130,6 +130,15 @@ def test_files_that_number_the_same_classes_otherwise_are_refused(tmp_path: Path
     (problem,) = problems(right, turned)
     assert f'{tmp_path}/turned.json lists its categories in another order than train_dataloader' in problem
     assert 'van, car instead of car, van' in problem
+    tested = dict(train_dataloader=dict(dataset=right), test_dataloader=dict(dataset=turned))
+    assert 'test_dataloader' in ''.join(check_data(Config(tested)))
+    (tmp_path / 'turned.json').rename(tmp_path / 'gone.json')
+    assert list(check_data(Config(tested))) == [], 'a test set may come later'
+    (tmp_path / 'gone.json').rename(tmp_path / 'turned.json')
+    lists = dict(type='mmkd.KittiDataset', ann_file=['train.txt', 'val.txt'])
+    assert (
+        list(check_data(Config(dict(train_dataloader=dict(dataset=right), test_dataloader=dict(dataset=lists))))) == []
+    )
     joined = ConfigDict(type='ConcatDataset', datasets=[right, turned])
     assert 'another order' in problems(joined, joined)[0]
 

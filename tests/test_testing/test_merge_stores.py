@@ -28,7 +28,9 @@ def store(*rows, costs=(), **setting):
 @pytest.fixture
 def parts():
     here = store(row('plain', 0, 0.30), row('plain', 1, 0.40), costs=[('plain', dict(gflops=1))])
-    there = store(row('plain', 0, 0.30), row('ssim', 0, 0.35), costs=[('plain', dict(gflops=2, ms=5)), ('ssim', dict(ms=7))])
+    there = store(
+        row('plain', 0, 0.30), row('ssim', 0, 0.35), costs=[('plain', dict(gflops=2, ms=5)), ('ssim', dict(ms=7))]
+    )
     there['setting']['commands'] = ['first', 'second']
     return {'here': here, 'there': there, 'third': store(row('ssim', 1, 0.41))}
 
