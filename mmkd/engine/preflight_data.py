@@ -21,9 +21,10 @@ from mmkd.models.algorithms.model_config import class_names, detected_classes
 from mmkd.near_names import absent, absent_file, nearest
 
 MAX_NESTING = 2000
-
-
 TRAINING = ('train_dataloader', 'val_dataloader')
+
+# Loader and file -> names by label.
+Numbered = dict[tuple[str, Path], tuple[str, ...]]
 
 
 def datasets(cfg: Config, names: Sequence[str] = TRAINING) -> Iterator[tuple[str, ConfigDict]]:
@@ -55,7 +56,7 @@ def dataset_classes(dataset: ConfigDict) -> tuple[str, ...]:
 def check_data(cfg: Config) -> Iterator[str]:
     """Data folders and files that are not there or not what they should be, and class names not in annotations."""
     counts = Counter(name for name, _ in datasets(cfg))
-    numbered: dict[str, tuple[str, ...]] = {}
+    numbered: Numbered = {}
     for name, dataset in datasets(cfg):
         if is_elsewhere(dataset, dataset.get('data_root')):
             continue
@@ -187,30 +188,30 @@ def labels_in(content: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, 
     return tuple(category['name'] for category in content['categories'] if category['name'] in classes)
 
 
-def _numbered_in_tests(cfg: Config, known: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _numbered_in_tests(cfg: Config, known: Numbered) -> Numbered:
     """Labels of the files of a test set; one that is not there yet, or is wrong otherwise, is no matter of training."""
-    paths = {text.partition(': ')[2] for text in known}
+    paths = {path for _, path in known}
     found = {}
     for name, dataset in datasets(cfg, ['test_dataloader']):
         if not _reads_coco(dataset) or is_elsewhere(dataset, dataset.get('data_root')):
             continue
         path = Path(dataset.get('data_root') or '') / (dataset.get('ann_file') or '')
-        if str(path) in paths or not path.is_file():
+        if path in paths or not path.is_file():
             continue
         with suppress(ValueError, KeyError):
             content = read_json(path)
             if not layout_faults(content):
-                found[f'{name}: {path}'] = labels_in(content, dataset_classes(dataset))
+                found[name, path] = labels_in(content, dataset_classes(dataset))
     return found
 
 
-def _check_numbers(numbered: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+def _check_numbers(numbered: Numbered) -> Iterator[str]:
     """Files that give the same classes other labels: what is learned from one would be scored as another class."""
-    first, known = next(iter(numbered.items()), ('', ()))
-    for path, names in numbered.items():
+    (_, first), known = next(iter(numbered.items()), ((None, None), ()))
+    for (loader, path), names in numbered.items():
         if names != known and sorted(names) == sorted(known):
             yield (
-                f'{path} lists its categories in another order than {first}: {", ".join(names)} instead of '
+                f'{loader}: {path} lists its categories in another order than {first}: {", ".join(names)} instead of '
                 f'{", ".join(known)}. MMDetection numbers labels by the order in each file, whatever metainfo.classes '
                 'says: a label would mean two classes. Write the categories in one order; their ids may stay.'
             )
@@ -233,7 +234,7 @@ def classes_numbered_otherwise(cfg: Config) -> Iterator[str]:
 
 
 def _check_coco(
-    name: str, dataset: ConfigDict, path: Path, rules: dict[str, bool], numbered: dict[str, tuple[str, ...]]
+    name: str, dataset: ConfigDict, path: Path, rules: dict[str, bool], numbered: Numbered
 ) -> Iterator[str]:
     try:
         content = read_json(path)
@@ -249,7 +250,7 @@ def _check_coco(
     except KeyError as error:
         yield f'{name}: {explain(error)}'
         return
-    numbered[f'{name}: {path}'] = labels_in(content, wanted)
+    numbered[name, path] = labels_in(content, wanted)
     categories = {category['name']: category['id'] for category in content['categories']}
     for one in wanted:
         if one not in categories:

@@ -98,25 +98,27 @@ def _annotations(split: Mapping) -> list[Path]:
     return [file, *(folder / f'{frame}.txt' for frame in file.read_text(encoding='utf-8').split())]
 
 
-def differences(identity: dict, found: dict) -> list[str]:
+def differences(identity: dict, found: dict, sides: tuple[str, str] = ('now', 'there')) -> list[str]:
     """What two experiments differ in.
 
     Args:
         identity: Of one.
         found: Of the other.
+        sides: What to call the two.
 
     Returns:
         Names such as `schedule.epochs (24 now, 12 there)`; whole models are only named.
     """
     texts = []
+    here, away = sides
     for key, now in identity.items():
         there = found.get(key)
         if now == there:
             continue
         if key.endswith('schedule') and isinstance(there, dict):
-            texts += [f'{key}.{k} ({v} now, {there.get(k)} there)' for k, v in now.items() if v != there.get(k)]
+            texts += [f'{key}.{k} ({v} {here}, {there.get(k)} {away})' for k, v in now.items() if v != there.get(k)]
         elif key == 'data':
-            texts.append(f'{key} ({now!r} now, {there!r} there)')
+            texts.append(f'{key} ({now!r} {here}, {there!r} {away})')
         else:
             texts.append(key)
     return texts

@@ -37,10 +37,9 @@ def merge(parts: dict[str, dict]) -> dict:
     """
     (first, start), *others = parts.items()
     for name, part in others:
-        differing = differences(start['identity'], part['identity'])
+        differing = differences(start['identity'], part['identity'], sides=(f'in {first}', f'in {name}'))
         if differing:
-            texts = ', '.join(differing).replace(' now, ', f' in {first}, ').replace(' there)', f' in {name})')
-            raise ExperimentError(f'{first} and {name} hold different experiments: {texts}')
+            raise ExperimentError(f'{first} and {name} hold different experiments: {", ".join(differing)}')
     _refuse_two_meanings(parts)
     _refuse_two_outcomes(parts)
     return merged_results(list(parts.values()))
@@ -64,7 +63,7 @@ def _refuse_two_outcomes(parts: dict[str, dict]) -> None:
     for name, part in parts.items():
         for row in part['runs']:
             there, other = seen.setdefault(run_key(row), (name, row))
-            if row['arm'] != TEACHER and row['metrics'] != other['metrics'] and _scored_alike(row, other):
+            if row['arm'] != TEACHER and _contradict(row, other):
                 raise ExperimentError(
                     f'{row["arm"]}, seed {row["seed"]}, was run twice and ended differently: {other["metrics"]} in '
                     f'{there}, {row["metrics"]} in {name}. Leave one of them out: which is kept is not for the tool to '
@@ -72,8 +71,8 @@ def _refuse_two_outcomes(parts: dict[str, dict]) -> None:
                 )
 
 
-def _scored_alike(row: dict, other: dict) -> bool:
-    """Whether two rows contradict each other; one of them may have scores of a further split besides."""
+def _contradict(row: dict, other: dict) -> bool:
+    """Whether two rows of a run give a score differently; one of them may have those of a further split besides."""
     return any(other['metrics'].get(key, value) != value for key, value in row['metrics'].items())
 
 

@@ -128,7 +128,7 @@ def test_files_that_number_the_same_classes_otherwise_are_refused(tmp_path: Path
     assert problems(right, right) == []
     assert problems(right, labelled(tmp_path, 'more', 'bus', 'car', 'van')) == [], 'classes alone are compared'
     (problem,) = problems(right, turned)
-    assert f'{tmp_path}/turned.json lists its categories in another order than train_dataloader' in problem
+    assert f'{tmp_path}/turned.json lists its categories in another order than {tmp_path}/right.json' in problem
     assert 'van, car instead of car, van' in problem
     tested = dict(train_dataloader=dict(dataset=right), test_dataloader=dict(dataset=turned))
     assert 'test_dataloader' in ''.join(check_data(Config(tested)))
