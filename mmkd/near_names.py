@@ -46,7 +46,7 @@ def absent_file(path: str | Path) -> str:
         path: where no file is.
 
     Returns:
-        `data/tain.txt does not exist; nearest: train.txt`, or that it is a folder.
+        `data/tain.txt does not exist; nearest: train.txt`, that it is a folder, or which folder above it is not there.
     """
     path = Path(path)
     whole, note = _expanded(path)
@@ -54,6 +54,8 @@ def absent_file(path: str | Path) -> str:
         return f'{path} does not exist: {note}; write {whole}'
     if path.is_dir():
         return f'{path} is a folder; a file is wanted'
+    if not note and not path.parent.is_dir():
+        return f'{path} does not exist: {absent(path.parent)}'
     try:
         beside = [other.name for other in path.parent.iterdir() if path.suffix in ('', other.suffix)]
     except OSError:

@@ -39,3 +39,10 @@ def test_absent_file_tells_a_folder_from_what_is_not_there(tmp_path):
     (tmp_path / 'train.txt').touch()
     assert absent_file(tmp_path / 'train') == f'{tmp_path}/train is a folder; a file is wanted'
     assert absent_file(tmp_path / 'tain.txt') == f'{tmp_path}/tain.txt does not exist; nearest: train.txt'
+
+
+def test_absent_file_names_the_folder_that_is_not_there(tmp_path):
+    (tmp_path / 'annotations').mkdir()
+    said = absent_file(tmp_path / 'anotations' / 'train.json')
+    missing = tmp_path / 'anotations'
+    assert said == f'{missing}/train.json does not exist: {missing} does not exist; nearest: annotations'
