@@ -145,6 +145,7 @@ def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experi
         methods=tuple(options.methods),
         seeds=tuple(options.seeds),
         schedule=schedule,
+        teacher_seed=options.teacher_seed,
         teacher_schedule=replace(schedule, lr=options.lr / 2, epochs=options.teacher_epochs),
     )
     for arm in experiment.arms().values():

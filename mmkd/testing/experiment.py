@@ -33,9 +33,11 @@ class Experiment:
         student: Model config of the student.
         teacher: Model config of the teacher.
         methods: Arms beside the teacher, such as `('plain', 'ssim')`; see `mmkd.testing.arms`.
-        seeds: Of every arm but the teacher, whose seed is the first of them.
+        seeds: Of every arm but the teacher.
         schedule: Of every arm, the teacher included unless `teacher_schedule` is given.
         teacher_schedule: Of the teacher.
+        teacher_seed: Of the teacher, whatever the seeds of the others are; None for that of the teacher that is there,
+            else 0: more seeds must not need another teacher.
         diagnose: Measure what each distillation does (`mmkd.DiagnosisHook`) in the runs of the first seed; weights and
             scores are the same with and without.
     """
@@ -47,6 +49,7 @@ class Experiment:
     seeds: tuple[int, ...]
     schedule: Schedule
     teacher_schedule: Schedule | None = None
+    teacher_seed: int | None = None
     diagnose: bool = False
 
     def arms(self) -> dict[str, Arm]:
@@ -126,7 +129,7 @@ def differences(identity: dict, found: dict, sides: tuple[str, str] = ('now', 't
 
 def runs_of(experiment: Experiment, work_dir: Path) -> list[Run]:
     """All runs, in the order in which they are started: seed by seed, so that early stops leave whole pairs."""
-    runs = [Run(TEACHER, experiment.seeds[0], work_dir / TEACHER)]
+    runs = [Run(TEACHER, experiment.teacher_seed or 0, work_dir / TEACHER)]
     for seed in experiment.seeds:
         runs += [Run(arm, seed, work_dir / arm / f'seed{seed}') for arm in experiment.arms()]
     return runs
@@ -208,12 +211,14 @@ def arm_record(
 
     Returns:
         `name`, `method` and `options` as written, `file`: the method file, `settings_sha256`: digest of what that file
-        and the options say; the rest where there is one.
+        and the options say; `seed`, of the teacher alone: its folder does not tell; the rest where there is one.
     """
     arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
     method = experiment.method(run.arm)
     record = {**asdict(arm), 'file': method, **(budget or {})}
-    if method != TEACHER and not is_plain(method):
+    if method == TEACHER:
+        record['seed'] = run.seed
+    elif not is_plain(method):
         record['settings_sha256'] = _settings_digest(experiment, run.arm)
     if needs_teacher(method) and teacher_sha256:
         record['teacher_sha256'] = teacher_sha256
@@ -242,6 +247,11 @@ def refuse_other_arm(experiment: Experiment, run: Run, found: dict, where: str) 
     """
     if not found.get('method'):
         return
+    if run.arm == TEACHER and experiment.teacher_seed not in (None, found.get('seed', experiment.teacher_seed)):
+        raise ExperimentError(
+            f'{where} holds a teacher of seed {found["seed"]}, and --teacher-seed is {experiment.teacher_seed}: the '
+            'runs of two teachers cannot be compared. Leave the option out, or choose another folder and store.'
+        )
     arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
     options = json.loads(json.dumps(arm.options))
     file = found.get('file', found['method'])  # before there was a choice, a method was its file

@@ -1,8 +1,10 @@
-"""Finished runs on one more split, which nothing was chosen on: each once, behind all training.
+"""Finished runs on one more split, which nothing was chosen on: each once, behind its training.
 
-The scores stand beside those of the validation split, under names such as `AP test`.
+The scores stand beside those of the validation split, under names such as `AP test`. The sitting stands there too: an
+experiment may be gone on with when its first test scores are known, and a reader must see that.
 """
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from mmengine.registry import DATASETS
 from mmkd.testing.detection_data import DetectionData
 from mmkd.testing.measure import collate, load_student
 from mmkd.testing.runs import ExperimentError, Run, write_json
+
+SITTING = 'final_sitting'  # in the record of a run: when the call that scored it on the further split began to do so
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class FinalSplit:
         return {'split': self.name, 'images': self.data.counts[1]}
 
 
-def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int], dict[str, float]]:
+def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int], dict]:
     """Score every run that was not scored on the split yet, also by a call that was interrupted behind it.
 
     Args:
@@ -46,7 +50,7 @@ def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int]
         final: The split.
 
     Returns:
-        (arm, seed) -> score by name, of every run.
+        (arm, seed) -> `metrics`: score by name, `final_sitting`: when, UTC (not of runs of earlier releases).
 
     Raises:
         ExperimentError: Where a run is not finished, or its weights are not on this machine; nothing was scored then.
@@ -58,12 +62,14 @@ def final_scores(runs: Sequence[Run], final: FinalSplit) -> dict[tuple[str, int]
         )
     refuse_lost_weights(runs, final)
     columns = _columns(final)
-    found = {(run.arm, run.seed): _known_scores(run, columns) for run in runs}
+    found = {(run.arm, run.seed): _known(run, columns) for run in runs}
+    now = datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M')
     for run in _open(runs, final):
-        found[run.arm, run.seed] = mine = score(run.folder / 'config.py', run.checkpoint, final)
+        mine = score(run.folder / 'config.py', run.checkpoint, final)
+        found[run.arm, run.seed] = {'metrics': mine, SITTING: now}
         result = run.result
         if result is not run.stored:
-            write_json(run.folder / 'result.json', {**result, 'metrics': result['metrics'] | mine})
+            write_json(run.folder / 'result.json', {**result, 'metrics': result['metrics'] | mine, SITTING: now})
     return found
 
 
@@ -84,16 +90,18 @@ def refuse_lost_weights(runs: Sequence[Run], final: FinalSplit) -> None:
 
 def _open(runs: Sequence[Run], final: FinalSplit) -> list[Run]:
     columns = _columns(final)
-    return [run for run in runs if columns[0] not in _known_scores(run, columns)]
+    return [run for run in runs if columns[0] not in _known(run, columns)['metrics']]
 
 
 def _columns(final: FinalSplit) -> list[str]:
     return [final.column(name) for name in final.data.metrics.values()]
 
 
-def _known_scores(run: Run, columns: Sequence[str]) -> dict[str, float]:
+def _known(run: Run, columns: Sequence[str]) -> dict:
+    known = (run.stored or {}) | run.result
     metrics = (run.stored or {}).get('metrics', {}) | run.result['metrics']
-    return {name: metrics[name] for name in columns if name in metrics}
+    scores = {name: metrics[name] for name in columns if name in metrics}
+    return {'metrics': scores, **({SITTING: known[SITTING]} if scores and SITTING in known else {})}
 
 
 def score(run_config: Path, checkpoint: str, final: FinalSplit) -> dict[str, float]:

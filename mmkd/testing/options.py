@@ -42,6 +42,7 @@ def add_options(
     training = parser.add_argument_group('training')
     training.add_argument('--epochs', type=int, default=epochs, help=f'of every arm ({epochs})')
     training.add_argument('--teacher-epochs', type=int, help='of the teacher (as --epochs)')
+    training.add_argument('--teacher-seed', type=int, help='of the teacher, which all seeds share (0)')
     training.add_argument('--score-every', type=int, default=1, help='epochs between two scorings of a run (1)')
     training.add_argument('--batch', type=int, default=4, help='images of one step (4)')
     training.add_argument('--lr', type=float, default=2e-3, help='peak learning rate of AdamW; the teacher gets half')
@@ -107,8 +108,9 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     names = [text.partition('=')[0] for text in options.methods]
     if len(set(options.seeds)) < len(options.seeds) or len(set(names)) < len(names):
         parser.error('--seeds and --methods must not name anything twice')
-    if min(options.seeds) < 0:
-        parser.error(f'--seeds must not be negative, got {min(options.seeds)}')
+    lowest = min(*options.seeds, options.teacher_seed or 0)
+    if lowest < 0:
+        parser.error(f'--seeds and --teacher-seed must not be negative, got {lowest}')
     if 'teacher' in names:
         parser.error(f'--methods: the teacher is trained anyway; the other arms are {PLAIN} and methods')
     if not 0 <= options.hold_back < 1:

@@ -1,9 +1,11 @@
 """What a reader of a table of results must know, found in the runs alone."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
+from mmkd.testing.final_score import SITTING
 from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
 from mmkd.testing.time_budget import budget_note
 
@@ -59,6 +61,60 @@ def teacher_note(rows: Sequence[dict]) -> str:
         'The teacher is no better than the plain student: differences of the methods that learn from it say little. '
         'Train it longer (--teacher-epochs), or take a larger one.'
     )
+
+
+def final_note(results: dict) -> str:
+    """How the scores of the final split came about: a later sitting knew the scores of the earlier ones.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+
+    Returns:
+        A sentence; empty where there is no final split.
+    """
+    final = results['setting'].get('final')
+    if not final:
+        return ''
+    counts = Counter(row[SITTING] for row in results['runs'] if SITTING in row)
+    sittings = ', '.join(f'{moment} ({count} runs)' for moment, count in sorted(counts.items()))
+    text = (
+        f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, {final["images"]} images. '
+    )
+    text += 'Each run was scored there once, behind its training'
+    return text + (f', in {len(counts)} sittings (UTC): {sittings}.' if len(counts) > 1 else '.')
+
+
+def plain_of_the_pairs(results: dict, metrics: Sequence[str]) -> str:
+    """Plain's scores over the seeds of those arms that have other seeds: what their differences are taken to.
+
+    Args:
+        results: Of `mmkd.testing.results.collect_results`.
+        metrics: Names of the scores to give.
+
+    Returns:
+        Sentences; empty where every arm has the seeds of plain.
+    """
+    scores = {row['seed']: row['metrics'] for row in results['runs'] if row['arm'] == PLAIN}
+    paired = {tuple(sorted(set(found['seeds']) & set(scores))) for found in _but_the_teacher(results)}
+    texts = []
+    for seeds in sorted(paired - {(), tuple(sorted(scores))}):
+        means = {
+            name: sum(scores[seed][name] for seed in seeds) / len(seeds)
+            for name in metrics
+            if all(name in scores[seed] for seed in seeds)
+        }
+        found = ', '.join(f'{name} {results["setting"]["percent"] * mean:.1f}' for name, mean in means.items())
+        texts.append(f'Plain over the seeds {", ".join(map(str, seeds))}: {found}.')
+    return ' '.join(texts)
+
+
+def _but_the_teacher(results: dict) -> list[dict]:
+    return [found for arm, found in results['arms'].items() if arm != TEACHER]
+
+
+def has_mixed_seeds(results: dict) -> bool:
+    """Whether some arms of a table have other seeds than others."""
+    return len({tuple(found['seeds']) for found in _but_the_teacher(results)}) > 1
 
 
 def _meaning(row: dict) -> str:

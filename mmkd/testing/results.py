@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmengine.device import get_device
 
 from mmkd.testing.experiment import Experiment
+from mmkd.testing.final_score import SITTING
 from mmkd.testing.methods import PLAIN, TEACHER, needs_teacher
 from mmkd.testing.remarks import of_one_teacher, remarks
 from mmkd.testing.runs import Run
@@ -26,7 +27,7 @@ _KEPT = (
     'parameters',
 )
 _KEPT += ('initial_sha256', 'batches_sha256', 'weights_sha256', 'teacher_sha256')
-_KEPT += ('diagnosis', 'resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished')
+_KEPT += ('diagnosis', 'resumed', 'threads', 'device', 'hardware', 'code', 'versions', 'finished', SITTING)
 _OF_THE_ARM = ('method', 'file', 'options', 'settings_sha256', 'epochs', 'clock', 'as', 'ratio')
 
 
@@ -35,11 +36,11 @@ class FinalScores:
     """Scores on a further split.
 
     Args:
-        scores: (arm, seed) -> score by name.
+        scores: (arm, seed) -> `metrics`: score by name, and `final_sitting`, as `mmkd.testing.final_score` gives them.
         described: `split`: its name, `images`: how many.
     """
 
-    scores: dict[tuple[str, int], dict[str, float]]
+    scores: dict[tuple[str, int], dict]
     described: dict
 
 
@@ -112,9 +113,13 @@ def _with_final_scores(rows: Sequence[dict], runs: Sequence[Run], final: FinalSc
     return [
         row
         if row['arm'] == TEACHER and row.get('weights_sha256') != teacher
-        else {**row, 'metrics': row['metrics'] | scores.get(run_key(row), {})}
+        else {**row, **scores.get(run_key(row), {}), 'metrics': _all_scores(row, scores.get(run_key(row), {}))}
         for row in rows
     ]
+
+
+def _all_scores(row: dict, final: dict) -> dict[str, float]:
+    return row['metrics'] | final.get('metrics', {})
 
 
 def _known_costs(store: dict | None) -> dict[str, dict]:
@@ -180,7 +185,11 @@ def _rows(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:
             rows.append(result)
             continue
         record = {'file': experiment.method(run.arm), **run.record}
-        row = {'arm': run.arm, 'seed': run.seed, **{key: record[key] for key in _OF_THE_ARM if key in record}}
+        row = {
+            'arm': run.arm,
+            'seed': record.get('seed', run.seed),
+            **{key: record[key] for key in _OF_THE_ARM if key in record},
+        }
         row.update({key: result[key] for key in _KEPT if key in result})
         if run.arm == TEACHER:
             row.setdefault('weights_sha256', teacher)

@@ -9,6 +9,7 @@ from mmkd.testing.diagnosis_table import diagnosis_rows
 from mmkd.testing.fairness import are_paired
 from mmkd.testing.hold_back import HELD_BACK
 from mmkd.testing.methods import PLAIN, TEACHER
+from mmkd.testing.remarks import final_note, has_mixed_seeds, plain_of_the_pairs
 from mmkd.testing.store import commands
 
 
@@ -58,8 +59,7 @@ def short_rows(results: dict) -> tuple[list[str], list[list[str]]]:
         arm, found = item
         return (TEACHER, PLAIN, arm).index(arm), -(found.get(f'{name} - plain') or {'mean': 0.0})['mean']
 
-    final = results['setting'].get('final')
-    scores = [name, f'{name} {final["split"]}'] if final else [name]
+    scores = _main_scores(results)
     body = []
     for arm, found in sorted(results['arms'].items(), key=place):
         cells = [arm, str(len(found['seeds']))]
@@ -68,6 +68,12 @@ def short_rows(results: dict) -> tuple[list[str], list[list[str]]]:
             cells.append(estimate(found.get(f'{score} - plain'), percent, sign=True))
         body.append(cells)
     return ['arm', 'seeds', *(head for score in scores for head in (score, f'{score} - plain'))], body
+
+
+def _main_scores(results: dict) -> list[str]:
+    """Name of the main score, and of the same on the final split, where there is one."""
+    name, final = results['setting']['metrics'][0], results['setting'].get('final')
+    return [name, f'{name} {final["split"]}'] if final else [name]
 
 
 def print_table(results: dict, console: Console | None = None) -> None:
@@ -126,34 +132,29 @@ def notes(results: dict) -> list[str]:
         f'{setting["date"]}. "train s" and "ms/image" are clock time, rough on a shared machine; "CPU s" is not.',
         *results.get('notes', []),
     ]
-    final = setting.get('final')
-    if final:
-        texts.append(
-            f'Columns that end in "{final["split"]}" are scores on the split {final["split"]}, '
-            f'{final["images"]} images, read when all runs were finished.'
-        )
+    texts += filter(None, [final_note(results)])
     if not results['unfair'] and are_paired(results['runs']):
         texts.append('Checked in every pair: same initial student, same batches (digests in the JSON file).')
     return texts
 
 
 def curve_rows(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of the main score over the epochs: the mean of an arm's seeds.
+    """Heads and cells of the main score over the epochs: the mean over the seeds that all arms have.
 
     Args:
         results: Of `mmkd.testing.results.collect_results`.
 
     Returns:
         Heads and rows; no row where nothing was scored before the last epoch. Arms that were trained for other
-        epochs (the teacher, plain-time) are not among them.
+        epochs (the teacher, plain-time) are not among them. Of arms that share no seed all seeds count.
     """
     setting, scores = results['setting'], {}
-    name = setting['metrics'][0]
-    for row in results['runs']:
-        curve = [point for point in row['curve'] if name in point]
-        if row['arm'] != TEACHER and curve and curve[-1]['epoch'] == setting['epochs']:
-            for point in curve:
-                scores.setdefault(row['arm'], {}).setdefault(point['epoch'], []).append(point[name])
+    name, shared = setting['metrics'][0], curve_seeds(results)
+    for row in _rows_with_curve(results):
+        if row['seed'] in shared or not shared:
+            for point in row['curve']:
+                if name in point:
+                    scores.setdefault(row['arm'], {}).setdefault(point['epoch'], []).append(point[name])
     epochs = sorted({epoch for found in scores.values() for epoch in found})
     if len(epochs) < 2:
         return [], []
@@ -163,6 +164,21 @@ def curve_rows(results: dict) -> tuple[list[str], list[list[str]]]:
         means = {epoch: sum(values) / most for epoch, values in found.items() if len(values) == most}
         body.append([arm, *(f'{setting["percent"] * means[e]:.1f}' if e in means else '-' for e in epochs)])
     return [f'{name} after', *(f'epoch {epoch}' for epoch in epochs)], body
+
+
+def curve_seeds(results: dict) -> list[int]:
+    """The seeds that all arms of the curves have."""
+    seeds: dict[str, set[int]] = {}
+    for row in _rows_with_curve(results):
+        seeds.setdefault(row['arm'], set()).add(row['seed'])
+    return sorted(set.intersection(*seeds.values())) if seeds else []
+
+
+def _rows_with_curve(results: dict) -> list[dict]:
+    """Runs of students that were trained for the experiment's epochs and scored on the way."""
+    name, epochs = results['setting']['metrics'][0], results['setting']['epochs']
+    last = {id(row): [point['epoch'] for point in row['curve'] if name in point][-1:] for row in results['runs']}
+    return [row for row in results['runs'] if row['arm'] != TEACHER and last[id(row)] == [epochs]]
 
 
 def open_points(results: dict) -> list[str]:
@@ -176,8 +192,11 @@ def open_points(results: dict) -> list[str]:
     """
     missing = '; '.join(results.get('missing', []))
     texts = [f'Not finished: {missing}.'] if missing else []
-    if len({tuple(found['seeds']) for arm, found in results['arms'].items() if arm != TEACHER}) > 1:
-        texts.append('Not every arm has the same seeds; differences to plain use the seeds that both have.')
+    if has_mixed_seeds(results):
+        texts.append(
+            'Not every arm has the same seeds; differences to plain use the seeds that both have, and are not those of '
+            'the means in the table. ' + plain_of_the_pairs(results, results['setting']['metrics'])
+        )
     return texts
 
 
@@ -199,7 +218,8 @@ def markdown(results: dict, docs: str = '') -> str:
         texts.append('\n'.join(markdown_table(heads, body)))
     heads, body = curve_rows(results)
     if body:
-        texts.append('Over the epochs, mean over the seeds:')
+        seeds = ', '.join(map(str, curve_seeds(results)))
+        texts.append(f'Over the epochs, mean over the seeds{f" {seeds}, which all arms have" if seeds else ""}:')
         texts.append('\n'.join(markdown_table(heads, body)))
     texts += open_points(results)
     if results['unfair']:
@@ -212,8 +232,9 @@ def short_markdown(results: dict) -> str:
     """The table for a front page: the main score, what it is, and what is not comparable."""
     setting = results['setting']
     text = f'{caption(results)}; "- plain" is paired by seed. {setting["hardware"]}; {setting["date"]}.'
-    if setting.get('final'):
-        text += f' "{setting["final"]["split"]}": {setting["final"]["images"]} images, read once, behind all training.'
+    if has_mixed_seeds(results):
+        text += f' Differences use the seeds that both arms have. {plain_of_the_pairs(results, _main_scores(results))}'
+    text += f' {final_note(results)}'.rstrip()
     if results['unfair']:
         text += ' **Not comparable:** ' + '; '.join(results['unfair']) + '.'
     return '\n'.join(markdown_table(*short_rows(results))) + f'\n\n{text}\n'

@@ -1,3 +1,4 @@
+import datetime
 import json
 import shutil
 
@@ -43,6 +44,7 @@ def test_finished_runs_are_scored_once_and_as_their_last_epoch_was(data, tmp_pat
         found = row['metrics']
         assert found['AP50'] > 0
         assert (found['AP test'], found['AP50 test']) == (found['AP'], found['AP50'])
+        assert datetime.datetime.strptime(row['final_sitting'], '%Y-%m-%d %H:%M')
 
     (diagnosed,) = (row for row in store['runs'] if 'diagnosis' in row)
     assert diagnosed['arm'] == 'ssim'
@@ -79,4 +81,7 @@ def test_what_an_interrupted_call_has_scored_is_taken_up(data, tmp_path):
     metrics = {'AP': 0.5, 'AP50': 0.7, 'AP test': 0.4, 'AP50 test': 0.6}
     write_json(tmp_path / 'result.json', {'metrics': metrics, 'finished': 'then'})
     run = Run('plain', 3, tmp_path, stored={'metrics': {'AP': 0.5, 'AP50': 0.7}, 'finished': 'then'})
-    assert final_scores([run], final) == {('plain', 3): {'AP test': 0.4, 'AP50 test': 0.6}}
+    found = {'AP test': 0.4, 'AP50 test': 0.6}
+    assert final_scores([run], final) == {('plain', 3): {'metrics': found}}, 'scored by a release that kept no day'
+    write_json(tmp_path / 'result.json', {'metrics': metrics, 'finished': 'then', 'final_sitting': '2026-11-22'})
+    assert final_scores([run], final) == {('plain', 3): {'metrics': found, 'final_sitting': '2026-11-22'}}

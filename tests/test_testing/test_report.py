@@ -71,13 +71,39 @@ def test_a_page_says_what_is_not_finished_and_that_seeds_differ(results):
     for text in (markdown(results), html_page([results])):
         assert text.count('Not finished: ssim, seed 3; plain, seed 4.') == 1
         assert text.count('Not every arm has the same seeds') == 1
+        assert text.count('Plain over the seeds 1, 2: AP 33.0.') == 1
+    assert 'Differences use the seeds that both arms have. Plain over the seeds 1, 2: AP 33.0.' in short_markdown(
+        results
+    )
+
+
+def test_curves_are_means_over_the_seeds_that_all_arms_have(results):
+    results['setting']['epochs'] = 2
+    for row in results['runs']:
+        row['curve'] = [{'epoch': 1, 'AP': 0.1 * row['seed']}, {'epoch': 2, 'AP': 0.2}]
+    assert '| plain | 10.0 | 20.0 |' in markdown(results)
+    assert 'mean over the seeds 0, 1, 2, which all arms have:' in markdown(results)
+    results['runs'] = [row for row in results['runs'] if (row['arm'], row['seed']) != ('ssim', 0)]
+    assert '| plain | 15.0 | 20.0 |' in markdown(results)
+    assert 'mean over the seeds 1, 2, which all arms have:' in markdown(results)
+    results['runs'] = [row for row in results['runs'] if (row['arm'] == 'ssim') == (row['seed'] == 2)]
+    assert '| plain | 5.0 | 20.0 |' in markdown(results), 'no seed in common: each over its own'
+    assert 'mean over the seeds:' in markdown(results)
 
 
 def test_the_columns_of_a_final_split_are_explained(results):
     assert 'final' not in markdown(results)
     results['setting']['final'] = {'split': 'test', 'images': 72}
-    said = 'Columns that end in "test" are scores on the split test, 72 images, read when all runs were finished.'
-    assert said in markdown(results) and said.replace('"', '&quot;') in html_page([results])
+    said = 'Columns that end in "test" are scores on the split test, 72 images. Each run was scored there once, '
+    said += 'behind its '
+    assert said + 'training.' in markdown(results) and said.replace('"', '&quot;') in html_page([results])
+    for row in results['runs']:
+        row['final_sitting'] = '2026-11-22'
+    assert said + 'training.' in markdown(results)
+    results['runs'][1]['final_sitting'] = '2026-11-23'
+    count = len(results['runs']) - 1
+    text = f'{said}training, in 2 sittings (UTC): 2026-11-22 ({count} runs), 2026-11-23 (1 runs).'
+    assert text in markdown(results) and text in short_markdown(results)
 
 
 def test_what_a_distillation_did_is_shown_where_it_was_measured(results):
@@ -96,7 +122,7 @@ def test_the_page_has_the_main_score_over_the_epochs(results):
     results['runs'][0]['curve'].insert(0, {'epoch': 3, 'AP': 0.1})  # the teacher's
     results['runs'][-1]['curve'].insert(0, {'epoch': 4, 'AP': 0.1})  # of one seed alone: no mean
     results['runs'].append(_row('plain-time', 0, 0.4) | {'curve': [{'epoch': e, 'AP': 0.3} for e in (7, 19)]})
-    table = markdown(results).split('Over the epochs, mean over the seeds:\n\n')[1].split('\n\n')[0].splitlines()
+    table = markdown(results).split('which all arms have:\n\n')[1].split('\n\n')[0].splitlines()
     assert table[0] == '| AP after | epoch 4 | epoch 6 | epoch 12 |'
     assert table[2:] == ['| plain | - | 16.0 | 32.0 |', '| ssim | - | 16.5 | 33.0 |']
 
@@ -176,7 +202,7 @@ def test_the_short_table_has_the_final_split_too(results):
     heads, body = short_rows(results)
     assert heads[2:] == ['AP', 'AP - plain', 'AP test', 'AP test - plain']
     assert next(cells for cells in body if cells[0] == 'ssim')[4:] == ['30.0', '-']
-    assert '"test": 72 images' in short_markdown(results)
+    assert 'scores on the split test, 72 images' in short_markdown(results)
 
 
 def test_several_stores_come_onto_one_page_each_in_its_section(tmp_path, results):

@@ -9,7 +9,7 @@ from mmkd.testing import comparison
 from mmkd.testing.checks import unmet_wishes
 from mmkd.testing.comparison import Place, compare
 from mmkd.testing.detection_data import detection_data
-from mmkd.testing.experiment import Experiment, runs_of
+from mmkd.testing.experiment import Experiment, arm_record, runs_of
 from mmkd.testing.fairness import other_teachers
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
@@ -181,6 +181,20 @@ def test_the_teacher_is_one_whatever_seeds_are_asked_for(experiment, tmp_path):
     store = read_store(tmp_path / 'store.json', asked)
     results = collect_results(asked, known_runs(asked, tmp_path / 'work', store), {}, store=store)
     assert results['arms']['teacher']['seeds'] == [0]
+    assert runs_of(asked, tmp_path)[0].seed == 0, 'more seeds in a new folder have the same teacher'
+    other = dataclasses.replace(asked, teacher_seed=5)
+    assert runs_of(other, tmp_path)[0].seed == 5
+    with pytest.raises(ExperimentError, match=r'the store holds a teacher of seed 0, and --teacher-seed is 5'):
+        known_runs(other, tmp_path / 'empty', store)
+    known_runs(dataclasses.replace(asked, teacher_seed=0), tmp_path / 'empty', store)
+
+
+def test_a_teacher_keeps_the_seed_that_it_was_trained_with(experiment, tmp_path):
+    first = runs_of(dataclasses.replace(experiment, teacher_seed=4), tmp_path / 'work')[0]
+    _finish(first, experiment)
+    write_json(first.folder / 'arm.json', arm_record(experiment, first))
+    results = collect_results(experiment, runs_of(experiment, tmp_path / 'work'), {})
+    assert results['arms']['teacher']['seeds'] == [4]
 
 
 def test_a_final_score_belongs_to_the_teacher_that_was_scored_and_a_lost_one_leaves_the_column(
@@ -191,10 +205,12 @@ def test_a_final_score_belongs_to_the_teacher_that_was_scored_and_a_lost_one_lea
     for run in runs:
         if run.result is None:
             _finish(run, experiment, teacher='U', when='now')
-    final = FinalScores({(run.arm, run.seed): {'AP test': 0.1} for run in runs}, {'split': 'test', 'images': 2})
+    found = {(run.arm, run.seed): {'metrics': {'AP test': 0.1}, 'final_sitting': '2026-11-22'} for run in runs}
+    final = FinalScores(found, {'split': 'test', 'images': 2})
     results = collect_results(experiment, runs, {}, store=store, final=final)
     scored = {row['weights_sha256']: 'AP test' in row['metrics'] for row in results['runs'] if row['arm'] == 'teacher'}
     assert scored == {'T': False, 'U': True}
+    assert {row.get('final_sitting') for row in results['runs'] if 'AP test' in row['metrics']} == {'2026-11-22'}
     assert results['setting']['metrics'] == ['AP', 'AP50', 'AP test']
     heads, body = table_rows(results)
     assert [row[heads.index('AP test')] for row in body][:2] == ['-', '10.0 ± 0.0']

@@ -25,10 +25,16 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of convolutions and linear layers, outside the RoI head; norms keep float32."""
+def cast_weights(model: nn.Module, dtype: torch.dtype, *, rois: bool = True) -> None:
+    """Cast the weights of convolutions and linear layers; norms keep float32.
+
+    Args:
+        model: in eval mode.
+        dtype: that they get.
+        rois: the RoI head is run, and keeps float32 as mmcv's RoIAlign needs it; else it only takes memory.
+    """
     for name, module in model.named_modules():
-        if _plain(module, CAST) and not name.startswith(PREFIX):
+        if _plain(module, CAST) and not (rois and name.startswith(PREFIX)):
             module.to(dtype)
 
 
@@ -138,18 +144,19 @@ def compile_parts(model: nn.Module, arguments: dict[str, Any], *, skip: tuple[st
     return compiled
 
 
-def make_cheap(model: nn.Module, options: TeacherOptions, forward: Callable[[], Any]) -> None:
+def make_cheap(model: nn.Module, options: TeacherOptions, forward: Callable[[], Any], *, rois: bool = True) -> None:
     """Apply the options of a teacher to its network.
 
     Args:
         model: frozen, loaded, in eval mode.
         options: what to apply.
         forward: runs the network once, as it stands.
+        rois: its RoI head is run, by that forward or later.
     """
     if options.fold_bn:
         fold_batch_norms(model, forward)
     if options.precision in ('bf16', 'fp16'):
-        cast_weights(model, options.dtype)
+        cast_weights(model, options.dtype, rois=rois)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
         keep_usual_layout(model)

@@ -142,7 +142,8 @@ class Teacher:
         with torch.autocast(inputs.device.type, enabled=False):  # plain is float32, also in a step of `--amp`
             before = self._forward.outputs(inputs, data_samples)
         try:
-            make_cheap(self.model, self.options, lambda: self._forward(inputs, data_samples))
+            rois = self.reads_rois or self._forward.whole
+            make_cheap(self.model, self.options, lambda: self._forward(inputs, data_samples), rois=rois)
             with self.options.context(inputs.device):
                 after = self._forward.outputs(self._laid_out(inputs), data_samples)
         except (RuntimeError, NotImplementedError, TypeError) as error:  # of torch: a kernel or a compiler that lacks

@@ -25,7 +25,7 @@ class TeacherOptions:
 
     Args:
         precision: `'fp32'`, `'bf16'` or `'fp16'`, whatever the student's is; None follows the step around it (float32,
-            or what `--amp` says). The RoI head stays in float32 where a precision is given.
+            or what `--amp` says). A RoI head that is run stays in float32 where a precision is given.
         channels_last: memory layout (N, H, W, C) of weights and features.
         fold_bn: BatchNorm layers are folded into the convolutions before them.
         compile: `torch.compile` of the parts that hold no recorded layer; a dictionary is its arguments.

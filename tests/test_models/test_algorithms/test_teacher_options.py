@@ -105,8 +105,18 @@ def test_the_roi_head_stays_in_float32_and_sees_the_students_proposals():
     assert model.teacher.backbone.conv1.weight.dtype == torch.bfloat16
 
 
-def test_bf16_halves_the_weights_and_keeps_the_norms():
-    model, _ = distilled(dict(precision='bf16'))
+def test_the_roi_head_stays_in_float32_where_a_whole_forward_runs_it():
+    loss = dict(type='mmkd.PyramidLoss', loss=dict(type='mmkd.NormalizedLpLoss', p=2))
+    model, losses = distilled(OPTIONS['bf16'], 'faster-rcnn', head_distiller('rpn_head', loss))
+    assert all(torch.isfinite(value) for value in losses.values() if isinstance(value, torch.Tensor))
+    assert {p.dtype for p in model.teacher.roi_head.parameters()} == {torch.float32}
+    assert model.teacher.rpn_head.rpn_conv.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'faster-rcnn'])
+def test_bf16_halves_the_weights_and_keeps_the_norms(family: str):
+    """Also those of a RoI head, which features do not need."""
+    model, _ = distilled(dict(precision='bf16'), family)
     size = sum(p.numel() * p.element_size() for p in model.teacher.parameters())
     full = sum(p.numel() * 4 for p in model.teacher.parameters())
     assert size < 0.55 * full
