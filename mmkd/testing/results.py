@@ -168,10 +168,18 @@ def _date(rows: Sequence[dict]) -> str:
 
 
 def _common_metrics(own: Iterable[str], rows: Sequence[dict]) -> list[str]:
-    """The scores that every run has, those of a final split last; a lost teacher may be without the latter."""
+    """The scores that every run of an arm has or none, those of a final split last; a lost teacher may be without."""
     rows = [row for row in rows if row['arm'] != TEACHER] or rows
-    names = dict.fromkeys([*own, *(name for row in rows[:1] for name in row['metrics'])])
-    return [name for name in names if all(name in row['metrics'] for row in rows)]
+    names = dict.fromkeys([*own, *(name for row in rows for name in row['metrics'])])
+    return [name for name in names if _is_known(name, rows)]
+
+
+def _is_known(name: str, rows: Sequence[dict]) -> bool:
+    """Whether a score can be a column: a mean over a part of an arm's seeds would be compared with other means."""
+    having: dict[str, set[bool]] = {}
+    for row in rows:
+        having.setdefault(row['arm'], set()).add(name in row['metrics'])
+    return not rows or ({True} in having.values() and {True, False} not in having.values())
 
 
 def _rows(experiment: Experiment, runs: Sequence[Run]) -> list[dict]:

@@ -56,12 +56,14 @@ def test_what_the_tables_must_warn_of_is_found_again(parts):
     assert '2 versions of the code' in merged['notes'][0]
 
 
-def test_a_further_split_is_named_where_every_run_has_its_scores(parts):
+def test_a_further_split_is_named_where_no_arm_has_its_scores_in_part(parts):
     scored = copy.deepcopy(parts['here'])
     scored['setting'] |= dict(final=dict(split='test', images=1), metrics=['AP', 'AP test'])
     for found in scored['runs']:
         found['metrics'] = found['metrics'] | {'AP test': 0.2}
-    assert 'final' not in merge({'scored': scored, 'third': parts['third']})['setting']
+    assert merge({'scored': scored, 'third': parts['third']})['setting']['final']['split'] == 'test'
+    other = store(row('plain', 2, 0.41))
+    assert 'final' not in merge({'scored': scored, 'other': other})['setting'], 'plain is scored for two of three seeds'
     rest = copy.deepcopy(scored)
     rest['runs'] = [dict(found, arm='mssd', file='mssd', method='mssd') for found in rest['runs']]
     merged = merge({'scored': scored, 'rest': rest})

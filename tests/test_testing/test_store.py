@@ -217,6 +217,22 @@ def test_a_final_score_belongs_to_the_teacher_that_was_scored_and_a_lost_one_lea
     html_page([results])
 
 
+def test_an_arm_that_was_not_scored_on_the_final_split_has_dashes_there(experiment, tmp_path):
+    runs = runs_of(experiment, tmp_path / 'work')
+    for run in runs:
+        _finish(run, experiment)
+    found = {(run.arm, run.seed): {'metrics': {'AP test': 0.1}} for run in runs if run.arm != 'mssd'}
+    described = {'split': 'test', 'images': 2}
+    results = collect_results(experiment, runs, {}, final=FinalScores(found, described))
+    heads, body = table_rows(results)
+    column = {row[0]: row[heads.index('AP test')] for row in body}
+    assert column == {'teacher': '10.0', 'plain': '10.0 ± 0.0', 'ssim': '10.0 ± 0.0', 'mssd': '-'}
+    html_page([results])
+    del found['ssim', 1]
+    results = collect_results(experiment, runs, {}, final=FinalScores(found, described))
+    assert results['setting']['metrics'] == ['AP', 'AP50'], 'a mean of one seed beside means of two'
+
+
 def test_runs_that_another_process_adds_to_the_store_meanwhile_stay(experiment, stored, tmp_path, monkeypatch):
     def draw(*_, **__):
         content = json.loads(stored.read_text())
