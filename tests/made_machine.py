@@ -18,19 +18,20 @@ case "$1 ${2:-}" in
         cp "$FAKE_SOURCE" "${@: -1}/bin/python"
         ;;
     '-m pip')
+        [[ $3 == cache ]] && { echo "${FAKE_CACHE:-}"; exit; }
         note "pip ${*:3} OPS=${MMCV_WITH_OPS:-} CUDA=${FORCE_CUDA:-} JOBS=${MAX_JOBS:-}"
         [[ -n ${FAKE_NO_CPU_FILE:-} && $* == *'+cpu'* ]] && exit 1
         if [[ -n ${FAKE_FAIL:-} && $* == *"$FAKE_FAIL"* ]]; then
             echo 'the reason why it failed'
             exit 3
         fi
-        [[ $* == *onedl-mmcv* || $* == *mmcv.txt* ]] && echo x >>"$FAKE_LOG.mmcv"
+        [[ $3 == wheel && $* == *mmcv.txt* ]] && echo x >>"$FAKE_LOG.mmcv"
         exit 0
         ;;
     '- cpu' | '- cuda') (($(wc -l <"$FAKE_LOG.mmcv" 2>/dev/null || echo 0) >= ${FAKE_GOOD_BUILD:-1})) ;;
     *CUDA_HOME*) echo "${FAKE_CUDA_HOME:-}" ;;
     *torch.version.cuda*) echo "${FAKE_TORCH_CUDA:-}" ;;
-    *'"torch=="'*) echo 'torch==2.13.0+cpu' ;;
+    *'"torch=="'*) echo "torch==${FAKE_TORCH:-2.13.0+cpu}" ;;
     *urllib*) exit 1 ;;
     *'import mmcv.ops'*) [[ -f $FAKE_LOG.mmcv ]] ;;
     '-m pytest' | '-m mmkd.testing.quickstart' | '-m torch.distributed.run')

@@ -88,7 +88,21 @@ class TestSetUp:
         first, second = [call for call in machine.calls() if 'mmcv.txt' in call]
         assert '--no-cache-dir' not in first
         assert '--no-cache-dir' in second
-        assert '--force-reinstall' in second
+        assert '--no-binary onedl-mmcv' in second
+
+    def test_keeps_a_build_of_mmcv_for_each_torch_apart(self, machine: Machine) -> None:
+        """pip would take the one for another torch: its release and Python's are the same."""
+        machine.run('tools/setup_env.sh', FAKE_CACHE='/kept')
+        (build,) = [call for call in machine.calls() if 'mmcv.txt' in call]
+        assert '--cache-dir /kept/mmkd/cpu-torch2.13.0+cpu ' in build
+        machine.run('tools/setup_env.sh', FAKE_CACHE='/kept', TORCH='torch==2.9.1', FAKE_TORCH='2.9.1')
+        calls = machine.calls()
+        (build,) = [call for call in calls if 'mmcv.txt' in call]  # also where that of the first torch still loads
+        assert '--cache-dir /kept/mmkd/cpu-torch2.9.1 ' in build
+        order = positions(
+            calls, 'torch==2.9.1', 'wheel --no-build', 'uninstall --yes onedl-mmcv', 'wheels/', 'openmmlab'
+        )
+        assert order == sorted(order)
 
     def test_refuses_an_mmcv_whose_ops_never_work(self, machine: Machine) -> None:
         done = machine.run('tools/setup_env.sh', FAKE_GOOD_BUILD='9')

@@ -268,12 +268,31 @@ if kept != [0, 2]:
 PYTHON
 }
 
+# pip knows a kept build by mmcv's release and Python's alone: one for another torch may load, and compute anything.
+# So each torch has a cache of its own.
+own_cache() {
+    local folder
+    folder=$(pip cache dir 2>/dev/null) || return 0 # the user has switched the cache off
+    [[ -z $folder ]] || printf '%s/mmkd/%s-%s' "$folder" "$OPS" "$(tr -dc '[:alnum:].+-' <"$STATE/torch-constraint.txt")"
+}
+
 build_mmcv() {
+    local kept=$STATE/wheels cache
+    cache=$(own_cache)
     local flags=(MMCV_WITH_OPS=1 "MAX_JOBS=${MAX_JOBS:-$(compiler_jobs)}")
     # these replace the interpreter's own flags, -O2 included: without it RoIAlign takes 2.4 times as long
     flags+=("CFLAGS=-O2 -g0 -w ${CFLAGS:-}" "CXXFLAGS=-O2 -g0 -w ${CXXFLAGS:-}" "FORCE_CUDA=$([[ $OPS == cuda ]] && echo 1 || echo 0)")
-    env "${flags[@]}" "$VENV/bin/python" -m pip install --no-build-isolation -c "$PARTS/constraints.txt" \
-        -c "$STATE/torch-constraint.txt" "$@" -r "$PARTS/mmcv.txt"
+    rm -rf "$kept"
+    env "${flags[@]}" "$VENV/bin/python" -m pip wheel --no-build-isolation --no-deps \
+        ${cache:+--cache-dir "$cache"} --wheel-dir "$kept" "$@" -r "$PARTS/mmcv.txt" || return
+    pip uninstall --yes "$MMCV" || return # a file of the same release would not be installed over it
+    pip install -c "$PARTS/constraints.txt" -c "$STATE/torch-constraint.txt" "$kept"/*.whl || return
+    cp "$STATE/torch-constraint.txt" "$STATE/mmcv-torch.txt"
+}
+
+mmcv_ready() {
+    [[ ! -f $STATE/mmcv-torch.txt ]] || cmp -s "$STATE/torch-constraint.txt" "$STATE/mmcv-torch.txt" || return
+    mmcv_works >>"$LOG" 2>&1
 }
 
 install_mmcv() {
@@ -282,9 +301,9 @@ install_mmcv() {
     check_compiler
     run_step "mmcv with compiled $OPS ops" "$estimate" build_mmcv
     mmcv_works >>"$LOG" 2>&1 && return
-    say "   its ops do not work (pip may have kept a build without them, or for another torch): built anew"
+    say "   its ops do not work (pip may have kept a build without them): built anew"
     run_step "mmcv with compiled $OPS ops, without pip's cache" '10 min on two cores' \
-        build_mmcv --no-cache-dir --no-binary "$MMCV" --force-reinstall --no-deps
+        build_mmcv --no-cache-dir --no-binary "$MMCV"
     mmcv_works >>"$LOG" 2>&1 || {
         tail -n 15 "$LOG" >&2
         fail "mmcv was built, but its compiled ops do not work (see $LOG)" \
@@ -354,7 +373,7 @@ set_up() {
     torch_ready || run_step "$(torch_asked)" '1 min, and more where the network is slow' install_torch
     choose_ops
     run_step 'numpy' '10 s' install numpy
-    if mmcv_works >>"$LOG" 2>&1; then say "mmcv with compiled $OPS ops is there"; else install_mmcv; fi
+    if mmcv_ready; then say "mmcv with compiled $OPS ops is there"; else install_mmcv; fi
     run_step 'MMEngine, MMDetection, MMRazor, mmkd (editable)' '1 min' install_rest
     [[ $ROLE == tests ]] && run_step 'what the tests need' '30 s' install -r "$ROOT/requirements/tests.txt"
     mmcv_works >>"$LOG" 2>&1 || fail "mmcv's ops stopped working during the set-up; see $LOG"
