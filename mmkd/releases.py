@@ -9,7 +9,7 @@ from mmengine.utils import digit_version
 
 # Lowest and highest release that is supported, inclusive, and those that the test suite was run with.
 TESTED = {
-    'torch': ('2.4', '2.15', '2.13.0, in part 2.15.0'),
+    'torch': ('2.4', '2.13', '2.13.0'),
     'mmcv': ('2.1.0', '2.3', '2.3.6'),
     'mmengine': ('0.10.7', '0.10.12', '0.10.12, in part 0.10.7'),
     'mmdet': ('3.3.0', '3.5', '3.5.1, in part 3.3.0'),
