@@ -26,7 +26,7 @@ from mmkd.engine.student_config import is_distillation
 from mmkd.models.algorithms.model_config import load_model_source
 from mmkd.models.algorithms.sample_copies import copied_samples
 from mmkd.models.algorithms.step_clock import StepClock
-from mmkd.models.algorithms.teacher_options import split_teacher
+from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
 
 PLAIN, TEACHER, DISTILLED = 'plain', 'teacher', 'distilled'
 MMRAZOR = ('SingleTeacherDistill', 'FpnTeacherDistill')
@@ -50,6 +50,11 @@ class Arm:
     step: Callable[[], Any]
     model: BaseModel
     clock: StepClock | None = None
+
+
+def distilled_name(options: TeacherOptions) -> str:
+    """Name of the distilled arm whose teacher has these options."""
+    return f'{DISTILLED} ({options})' if options else DISTILLED
 
 
 def made_batch(images: int, size: tuple[int, int], classes: int, device: str) -> tuple[Tensor, list[DetDataSample]]:
@@ -159,13 +164,12 @@ class Workbench:
         model_cfg = copy.deepcopy(self.cfg.model)
         model_cfg.architecture = self.student_cfg
         own = split_teacher(model_cfg.get('teacher'))[1]
-        name = f'{DISTILLED} ({own})' if own else DISTILLED
+        name = DISTILLED
         if self.has_teacher:
             given = {k: v for k, v in model_cfg.teacher.items() if k != 'config'} if own else {}
             given = given if options is None else options
             teacher = dict(config=self.make_teacher(), **given)
-            options_text = str(split_teacher(teacher)[1])
-            name = DISTILLED if options_text == 'plain' else f'{DISTILLED} ({options_text})'
+            name = distilled_name(split_teacher(teacher)[1])
         with self._scope():
             torch.manual_seed(0)
             arguments = dict(model_cfg)

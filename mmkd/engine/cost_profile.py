@@ -89,9 +89,27 @@ def added(operators: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float
         operators: of `profile_arms`.
 
     Returns:
-        (operator, seconds a step) where the difference is positive.
+        (operator, seconds a step) where the difference is positive. Their sum is more than what a step takes longer:
+        that is `net_added`.
     """
+    more = _differences(operators)
+    return sorted(((op, seconds) for op, seconds in more.items() if seconds > 0), key=lambda pair: -pair[1])
+
+
+def net_added(operators: Mapping[str, Mapping[str, float]]) -> float:
+    """Seconds by which a distillation step is longer than plain training and the teacher's features together.
+
+    Args:
+        operators: of `profile_arms`.
+
+    Returns:
+        Sum over all operators, those that took less time included; negative where the step was shorter.
+    """
+    return sum(_differences(operators).values())
+
+
+def _differences(operators: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     name = next(name for name in operators if name.startswith(DISTILLED))
     floor = [operators[other] for other in (PLAIN, TEACHER) if other in operators]
-    more = {op: seconds - sum(f.get(op, 0.0) for f in floor) for op, seconds in operators[name].items()}
-    return sorted(((op, seconds) for op, seconds in more.items() if seconds > 0), key=lambda pair: -pair[1])
+    known = dict.fromkeys(op for found in (operators[name], *floor) for op in found)
+    return {op: operators[name].get(op, 0.0) - sum(found.get(op, 0.0) for found in floor) for op in known}

@@ -1,11 +1,12 @@
 """Rounds in which all arms take turns, and what they say: medians, ratios round by round, the parts of a step."""
 
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.logging import MessageHub
@@ -15,14 +16,18 @@ from scipy.stats import binom
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm
 from mmkd.engine.hooks.cost_hook import CostHook
 
+T = TypeVar('T')
+# Steps of an arm in a GPU's queue in one turn: all but the first begin behind a step that the GPU may still work on.
+QUEUED = 3
+
 
 @dataclass
 class Times:
-    """Seconds of an arm, one entry a round.
+    """Seconds of a step of an arm, one entry a round.
 
     Args:
         wall: clock time, on a GPU until the device was done.
-        busy: what counts: processor time of this process on a CPU, clock time on a GPU.
+        busy: what counts: processor time of this process on a CPU, the device's own time on a GPU.
         parts: of the algorithm's clock, by name.
     """
 
@@ -31,38 +36,106 @@ class Times:
     parts: dict[str, list[float]] = field(default_factory=dict)
 
 
-def take_turns(arms: Sequence[Arm], rounds: int, warmup: int, device: str) -> dict[str, Times]:
-    """Measure every arm once a round, in an order that moves on from round to round, so that load hits all alike.
+def take_turns(arms: Sequence[Arm], rounds: int, warmup: int, device: str, queued: int = 1) -> dict[str, Times]:
+    """Measure every arm once a round, in a random order (`shuffled`), so that load and neighbours hit all alike.
 
     Args:
         arms: what to measure.
         rounds: rounds that count.
         warmup: rounds before them that do not.
         device: `cpu` or `cuda`.
+        queued: of `queued_steps`.
 
     Returns:
-        Times by the arm's name.
+        Times by the arm's name, of one step.
     """
-    cuda = device.startswith('cuda')
     times = {arm.name: Times() for arm in arms}
-    for number in range(-warmup, rounds):
-        shift = number % len(arms)
-        for arm in [*arms[shift:], *arms[:shift]]:
-            if cuda:
-                torch.cuda.synchronize()
-            wall, busy = time.perf_counter(), time.process_time()
-            arm.step()
-            if cuda:
-                torch.cuda.synchronize()
-            wall, busy = time.perf_counter() - wall, time.process_time() - busy
-            parts = arm.clock.finished()[-1] if arm.clock is not None else {}
+    for number, order in enumerate(shuffled(arms, warmup + rounds), -warmup):
+        for arm in order:
+            wall, busy = step_seconds(arm.step, device, queued)
+            steps = arm.clock.finished()[-queued:] if arm.clock is not None else []
             if number < 0:
                 continue
             times[arm.name].wall.append(wall)
-            times[arm.name].busy.append(wall if cuda else busy)
-            for name, seconds in parts.items():
+            times[arm.name].busy.append(busy)
+            for name in dict.fromkeys(name for step in steps for name in step):
+                seconds = sum(step.get(name, 0.0) for step in steps) / len(steps)
                 times[arm.name].parts.setdefault(name, []).append(seconds)
     return times
+
+
+def shuffled(things: Sequence[T], rounds: int, seed: int = 0) -> Iterator[list[T]]:
+    """A random order of the same things for each round: none has always the same one before it.
+
+    The orders depend on the seed alone, and no other random numbers of the process depend on them.
+
+    Args:
+        things: what is put in order.
+        rounds: how many orders to give.
+        seed: of the orders.
+    """
+    chance = random.Random(seed)
+    for _ in range(rounds):
+        yield chance.sample(list(things), len(things))
+
+
+def queued_steps(asked: int | None, device: str) -> int:
+    """Steps that are measured together in a turn: what was asked for, else `QUEUED` on a GPU and one on a CPU.
+
+    Raises:
+        ValueError: several on a CPU.
+    """
+    if device.startswith('cuda'):
+        return asked or QUEUED
+    if asked not in (None, 1):
+        raise ValueError(
+            f'--queued must be 1 with --device {device}, which works at once and has no queue, got {asked}.'
+        )
+    return 1
+
+
+def step_seconds(step: Callable[[], Any], device: str, queued: int = 1) -> tuple[float, float]:
+    """Clock seconds of a step, and those that count.
+
+    On a GPU the steps are put into its queue one behind the other, the device is waited for once behind the last, and
+    what counts is its own time from an event before the first to one behind the last. The host's work on a step (its
+    Python, the launching of kernels) then hides behind the step before, as in a training, as far as it can.
+
+    Args:
+        step: does it once.
+        device: `cpu` or `cuda`.
+        queued: steps on a GPU; on a CPU it is one.
+
+    Returns:
+        Clock time and what counts (on a CPU the processor time of this process), both of one step.
+    """
+    if not device.startswith('cuda'):
+        wall, busy = time.perf_counter(), time.process_time()
+        step()
+        return time.perf_counter() - wall, time.process_time() - busy
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    first.record()
+    for _ in range(queued):
+        step()
+    last.record()
+    torch.cuda.synchronize()
+    wall = time.perf_counter() - start
+    return wall / queued, first.elapsed_time(last) / 1000 / queued
+
+
+def clock_words(device: str, threads: int, queued: int | None) -> str:
+    """What the seconds that count are, in words.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: on the CPU.
+        queued: of `queued_steps`; None for figures of before 2026-11-23, one step on a GPU by the host's clock.
+    """
+    if not device.startswith('cuda'):
+        return 'processor time' if threads == 1 else 'processor time, the sum over all threads'
+    return 'clock time' if queued is None else f"the device's time, {queued} queued step(s) a turn"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -90,7 +163,7 @@ def summarise(times: dict[str, Times], images: int) -> dict[str, Any]:
 
     Returns:
         `ratios` by distilled arm (`over_plain`, `over_floor`, `over_SingleTeacherDistill`, `over_FpnTeacherDistill`),
-        and `arms` with seconds, images a second and the parts of a step.
+        and `arms` with seconds, images a second of clock time and the parts of a step.
     """
     busy = {name: one.busy for name, one in times.items()}
     ratios = {}
@@ -103,7 +176,7 @@ def summarise(times: dict[str, Times], images: int) -> dict[str, Any]:
     arms = {}
     for name, one in times.items():
         arms[name] = dict(seconds=spread(one.busy), wall_seconds=spread(one.wall))
-        arms[name]['images_a_second'] = images / median(one.busy)
+        arms[name]['images_a_second'] = images / median(one.wall)
         if one.parts:
             arms[name]['parts'] = split(one.parts)
     return dict(ratios=ratios, arms=arms)

@@ -1,4 +1,4 @@
-"""What a distillation costs, measured: `tools/benchmark_cost.py` parses its arguments here and runs `benchmark`."""
+"""What a distillation costs, measured: `tools/benchmark_cost.py` runs `main`, its command line is `cost_options`."""
 
 import argparse
 import gc
@@ -9,19 +9,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
-from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, stock_distiller
-from mmkd.engine.cost_profile import added, profile_arms, work
-from mmkd.engine.cost_rounds import hook_seconds, summarise, take_turns
+from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, distilled_name
+from mmkd.engine.cost_profile import added, net_added, profile_arms, work
+from mmkd.engine.cost_rounds import clock_words, hook_seconds, queued_steps, summarise, take_turns
 from mmkd.engine.launch import load_config
 from mmkd.models.algorithms.teacher_options import TeacherOptions, split_teacher
+from mmkd.testing.cost_options import check, parse_arguments
 from mmkd.testing.methods import config_root
 from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, process_memory
 from mmkd.testing.runs import write_json
@@ -29,77 +28,6 @@ from mmkd.testing.worker import hardware_class
 
 # The maintained forks are other distributions.
 PACKAGES = ('torch', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet', 'onedl-mmdetection', 'mmrazor')
-EPILOG = """
-Every arm takes turns in each round of one process. On a CPU the processor time of the process counts, on a GPU clock
-time until the device is done. Ratios come first; [low to high] holds the median with 95 %
-confidence (from six rounds on; of eight or fewer it is their range).
-  over_plain    distillation step / plain student step
-  over_floor    distillation step / (plain student step + the float32 teacher's features)
-  over_...      distillation step / the same pair and losses in MMRazor's own algorithms
-Weights and batch are made: no data set is read and nothing is downloaded.
-Example: python tools/benchmark_cost.py CONFIG --against mmrazor --shape 320 320 --shape 640 640 --teacher fold_bn
-"""
-
-
-def teacher_options(text: str) -> dict[str, Any]:
-    """`bf16,channels_last` as options of a teacher.
-
-    Raises:
-        argparse.ArgumentTypeError: an unknown word.
-    """
-    options: dict[str, Any] = {}
-    for word in text.split(','):
-        options |= {word: True} if word in ('channels_last', 'fold_bn', 'compile') else {'precision': word}
-    try:
-        TeacherOptions(**options)
-    except (ValueError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f'{text}: {error} Further words: channels_last, fold_bn, compile.') from error
-    return options
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not one.
-    """
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number >= 1, got {text}')
-    return int(text)
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description='Time and memory of a distillation step beside the plain student and beside MMRazor.',
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', help='configuration of a distillation, or pkg::name such as mmkd::ssim/....py')
-    parser.add_argument('--against', choices=['mmrazor'], help="measure MMRazor's two algorithms too")
-    parser.add_argument('--json', type=Path, help='new file for all figures')
-    parser.add_argument(
-        '--shape', type=positive, nargs=2, action='append', metavar=('H', 'W'), help='input in px (320 320); repeatable'
-    )
-    parser.add_argument('--batch', type=positive, nargs='+', default=[1], help='images a step (1)')
-    parser.add_argument('--rounds', type=positive, default=7, help='rounds that count (7)')
-    parser.add_argument('--warmup', type=positive, default=2, help='rounds before them (2)')
-    parser.add_argument(
-        '--teacher', type=teacher_options, action='append', default=[], metavar='OPTIONS',
-        help='a further arm whose teacher has these options, such as bf16,channels_last; repeatable',
-    )  # fmt: skip
-    parser.add_argument('--memory', action='store_true', help='peak memory too, each arm in a process of its own')
-    parser.add_argument(
-        '--profile', action='store_true', help='count operations, and show which operators distillation adds time of'
-    )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--threads', type=positive, help="threads on the CPU (torch's own choice)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as in tools/train.py')
-    parser.add_argument('--memory-of', help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    args.shape = args.shape or [[320, 320]]
-    args.command = sys.argv[1:] if argv is None else list(argv)
-    return args
 
 
 def builders(bench: Workbench, args: argparse.Namespace) -> dict[str, Any]:
@@ -107,31 +35,12 @@ def builders(bench: Workbench, args: argparse.Namespace) -> dict[str, Any]:
     found = {PLAIN: bench.plain}
     if bench.has_teacher:
         found[TEACHER] = bench.teacher
-    found[DISTILLED] = bench.distilled
+    found[distilled_name(split_teacher(bench.cfg.model.get('teacher'))[1])] = bench.distilled
     for kind in MMRAZOR if args.against else ():
         found[kind] = lambda kind=kind: bench.mmrazor(kind)
     for options in args.teacher:
-        name = f'{DISTILLED} ({TeacherOptions(**options)})'
-        found[name] = lambda options=options: bench.distilled(options)
+        found[distilled_name(TeacherOptions(**options))] = lambda options=options: bench.distilled(options)
     return found
-
-
-def check(args: argparse.Namespace, cfg: Any) -> None:
-    """Refuse what cannot be measured before anything is built.
-
-    Raises:
-        FileExistsError: the JSON file is there.
-        ValueError: options or a comparison that the configuration does not allow.
-    """
-    if args.json is not None and args.json.exists() and not args.memory_of:
-        raise FileExistsError(f'{args.json} exists; choose another file or remove it.')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('--device cuda: torch sees no GPU.')
-    if cfg.model.get('teacher') is None and (args.teacher or args.against):
-        raise ValueError(f'{args.config} has no teacher: --teacher and --against mean nothing.')
-    split_teacher(cfg.model.get('teacher'))
-    if args.against:
-        stock_distiller(cfg.model.distiller)
 
 
 def benchmark(args: argparse.Namespace) -> dict:
@@ -144,24 +53,16 @@ def benchmark(args: argparse.Namespace) -> dict:
         bench = Workbench(cfg, tuple(args.shape[0]), args.batch[0], args.device)
         print(peak_memory(builders(bench, args)[args.memory_of], args.device))
         return {}
-    settings = []
+    queued, settings = queued_steps(args.queued, args.device), []
     for shape in args.shape:
         for batch in args.batch:
-            bench = Workbench(cfg, tuple(shape), batch, args.device)
-            arms: list[Arm] = [build() for build in builders(bench, args).values()]
-            found = summarise(take_turns(arms, args.rounds, args.warmup, args.device), batch)
-            found |= dict(height=shape[0], width=shape[1], batch=batch, weights_MiB=weights(arms))
-            algorithm = next(arm.model for arm in arms if arm.name.startswith(DISTILLED))
-            found |= dict(gradients_MiB=gradients(arms[0].model), distilled_gradients_MiB=gradients(algorithm))
-            found['hook_seconds'] = hook_seconds(algorithm)
-            if args.profile:
-                found['operators'] = profile_arms(arms, args.device)
-                found['work'] = {arm.name: work(arm) for arm in arms}
+            found = measure(cfg, args, tuple(shape), batch)
+            release(args.device)
             if args.memory:
-                names = [name for name in builders(bench, args) if name != TEACHER]
+                names = [name for name in found['arms'] if name != TEACHER]
                 found['memory_MiB'] = {name: memory_in_own_process(args, name, shape, batch) for name in names}
             settings.append(found)
-            show(found)
+            show(found, clock_words(args.device, torch.get_num_threads(), queued))
     figures = dict(
         config=args.config,
         command=' '.join(['python tools/benchmark_cost.py', *args.command]),
@@ -169,6 +70,7 @@ def benchmark(args: argparse.Namespace) -> dict:
         device=args.device,
         threads=torch.get_num_threads(),
         rounds=args.rounds,
+        queued=queued,
         date=time.strftime('%Y-%m-%d'),
         versions={name: version(name) for name in PACKAGES if _there(name)},
         settings=settings,
@@ -177,6 +79,40 @@ def benchmark(args: argparse.Namespace) -> dict:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, figures)
     return figures
+
+
+def measure(cfg: Any, args: argparse.Namespace, size: tuple[int, int], batch: int) -> dict[str, Any]:
+    """All figures of one input but the memory; no arm is left when it returns, but for reference cycles.
+
+    Args:
+        cfg: configuration of a distillation.
+        args: of the command line.
+        size: (H, W) px of the padded input.
+        batch: images a step.
+    """
+    bench = Workbench(cfg, size, batch, args.device)
+    arms: list[Arm] = [build() for build in builders(bench, args).values()]
+    queued = queued_steps(args.queued, args.device)
+    found = summarise(take_turns(arms, args.rounds, args.warmup, args.device, queued), batch)
+    found |= dict(height=size[0], width=size[1], batch=batch, weights_MiB=weights(arms))
+    algorithm = next(arm.model for arm in arms if arm.name.startswith(DISTILLED))
+    found |= dict(gradients_MiB=gradients(arms[0].model), distilled_gradients_MiB=gradients(algorithm))
+    found['hook_seconds'] = hook_seconds(algorithm)
+    if args.profile:
+        found['operators'] = profile_arms(arms, args.device)
+        found['work'] = {arm.name: work(arm) for arm in arms}
+    return found
+
+
+def release(device: str) -> None:
+    """Give back the memory of arms that nobody holds, so that the next ones, or another process, find the device empty.
+
+    Args:
+        device: `cpu` or `cuda`.
+    """
+    gc.collect()
+    if device.startswith('cuda'):
+        torch.cuda.empty_cache()
 
 
 def _there(name: str) -> bool:
@@ -261,16 +197,21 @@ def without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
     return kept
 
 
-def show(found: dict) -> None:
-    """Print the figures of one input, ratios first."""
+def show(found: dict, clock: str) -> None:
+    """Print the figures of one input, ratios first.
+
+    Args:
+        found: of `measure`.
+        clock: what its seconds are, of `clock_words`.
+    """
     console = Console(width=None if sys.stdout.isatty() else 140)
-    title = f'{found["height"]}x{found["width"]}, batch {found["batch"]}'
+    title = f'{found["height"]}x{found["width"]}, batch {found["batch"]}: {clock}'
     table = Table('arm', 'ratio', 'median', 'low to high', title=title, title_justify='left')
     for name, ratios in found['ratios'].items():
         for kind, r in ratios.items():
             table.add_row(name, kind, f'{r["median"]:.3f}', f'{r["low"]:.3f} to {r["high"]:.3f}')
     console.print(table)
-    heads = ('arm', 'seconds', 'images/s', 'teacher', 'distillation', 'student', 'peak MiB')
+    heads = ('arm', 'seconds', 'images/s (clock time)', 'teacher', 'distillation', 'student', 'peak MiB')
     table = Table(*heads)
     memory = found.get('memory_MiB', {})
     for name, arm in found['arms'].items():
@@ -284,8 +225,9 @@ def show(found: dict) -> None:
             table.add_row(name, f'{done["gflops"]:.3f}', str(done['operators']))
         console.print(table)
         table = Table('operator', 'added ms a step')
+        table.add_row('all together', f'{1e3 * net_added(found["operators"]):+.1f}')
         for name, seconds in added(found['operators'])[:12]:
-            table.add_row(name, f'{1e3 * seconds:.1f}')
+            table.add_row(name, f'{1e3 * seconds:+.1f}')
         console.print(table)
     share = found['hook_seconds'] / next(
         arm['seconds']['median'] for name, arm in found['arms'].items() if name.startswith(DISTILLED)

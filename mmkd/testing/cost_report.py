@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER
-from mmkd.engine.cost_profile import added
+from mmkd.engine.cost_profile import added, net_added
+from mmkd.engine.cost_rounds import clock_words
 from mmkd.testing.report import write_section
 from mmkd.visualization.style import colour, new_figure, save_figure
 
@@ -63,14 +64,22 @@ def split_table(files: Sequence[dict]) -> str:
                 weights = f'{setting["weights_MiB"][name]:.0f}' if name in setting['weights_MiB'] else '-'
                 peak = f'{memory[name]:.0f} ({memory[name] - plain:+.0f})' if name in memory else '-'
                 seconds = f'{arm["seconds"]["median"]:.3f}'
-                speed = f'{arm["images_a_second"]:.2f}'
-                rows.append([f'`{_pair(figures)}`', _input(setting), name, seconds, speed, *parts, weights, peak])
-    heads = ['config', 'input', 'arm', 's a step', 'images/s', 'teacher s', 'losses s', 'rest s']
+                rows.append(
+                    [f'`{_pair(figures)}`', _input(setting), name, seconds, _speed(setting, arm), *parts, weights, peak]
+                )
+    heads = ['config', 'input', 'arm', 's a step', 'images/s (clock time)', 'teacher s', 'losses s', 'rest s']
     return _table([*heads, 'teacher MiB', 'peak MiB (to plain)'], rows)
 
 
+def _speed(setting: dict, arm: dict) -> str:
+    """Images a second of clock time; files of before 2026-11-23 divided by processor time on a CPU."""
+    if 'wall_seconds' in arm:
+        return f'{setting["batch"] / arm["wall_seconds"]["median"]:.2f}'
+    return f'{arm["images_a_second"]:.2f} (of the time that counts)'
+
+
 def operator_table(files: Sequence[dict]) -> str:
-    """Operators that distillation adds the most time of; nothing where none was profiled."""
+    """What a step takes longer, net, and the operators that take the most more; nothing where none was profiled."""
     rows = []
     for figures in files:
         for setting in figures['settings']:
@@ -78,9 +87,11 @@ def operator_table(files: Sequence[dict]) -> str:
                 continue
             more = added(setting['operators'])
             shares = [f'{name.removeprefix("aten::")} {1e3 * seconds:.0f}' for name, seconds in more[:OPERATORS]]
-            total = 1e3 * sum(seconds for _, seconds in more)
-            rows.append([f'`{_pair(figures)}`', _input(setting), f'{total:.0f}', ', '.join(shares)])
-    return _table(['config', 'input', 'ms added to plain and teacher', 'most of it, ms'], rows) if rows else ''
+            longer = 1e3 * sum(seconds for _, seconds in more)
+            totals = [f'{1e3 * net_added(setting["operators"]):+.0f}', f'{longer:+.0f}']
+            rows.append([f'`{_pair(figures)}`', _input(setting), *totals, ', '.join(shares)])
+    heads = ['config', 'input', 'net ms to plain and teacher', 'ms of the operators that took more', 'most of them, ms']
+    return _table(heads, rows) if rows else ''
 
 
 def work_table(files: Sequence[dict]) -> str:
@@ -136,7 +147,7 @@ def notes(files: Sequence[dict]) -> str:
     """What the numbers are: machine, threads, date, commands."""
     lines = []
     for figures in files:
-        clock = 'processor time' if figures['device'] == 'cpu' else 'clock time'
+        clock = clock_words(figures['device'], figures['threads'], figures.get('queued'))
         versions = ', '.join(f'{name} {release}' for name, release in figures['versions'].items())
         lines.append(
             f'- `{figures["command"]}`: {figures["hardware"]}, {figures["threads"]} thread(s), {clock}, '

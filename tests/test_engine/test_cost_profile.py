@@ -7,7 +7,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEvent
 
 from mmkd.engine.cost_arms import DISTILLED, PLAIN, TEACHER, Arm
-from mmkd.engine.cost_profile import added, operator_seconds, own_seconds, profile_arms, work
+from mmkd.engine.cost_profile import added, net_added, operator_seconds, own_seconds, profile_arms, work
 from mmkd.testing.cost_report import operator_table, work_table
 
 MAP = torch.rand(64, 64)
@@ -78,11 +78,21 @@ def test_added_is_what_plain_and_teacher_do_not_take():
     assert added(operators) == [('a', 3.0), ('c', 3.0)]
 
 
-def test_the_table_names_the_largest_and_their_sum():
-    operators = {PLAIN: {}, DISTILLED: {f'aten::op{n}': n / 1000 for n in range(1, 10)}}
+def test_what_took_less_time_counts_in_the_net():
+    operators = {PLAIN: {'a': 1.0, 'b': 2.0, 'gone': 0.25}, TEACHER: {'a': 0.5}, DISTILLED: {'a': 1.75, 'b': 1.5}}
+    assert added(operators) == [('a', 0.25)]
+    assert net_added(operators) == -0.5  # of 3.75 and 3.25
+    del operators[TEACHER]
+    assert net_added(operators) == 0.0
+
+
+def test_the_table_names_the_largest_their_sum_and_the_net():
+    operators = {PLAIN: {'aten::op0': 0.058}, DISTILLED: {f'aten::op{n}': n / 1000 for n in range(10)}}
     profiled = dict(height=320, width=640, batch=2, operators=operators)
     table = operator_table([dict(config='configs/x.py', settings=[profiled, dict(height=1, width=1, batch=1)])])
-    assert table.splitlines()[2:] == ['| `x` | 320x640, batch 2 | 45 | op9 9, op8 8, op7 7, op6 6, op5 5, op4 4 |']
+    assert table.splitlines()[2:] == [
+        '| `x` | 320x640, batch 2 | -13 | +45 | op9 9, op8 8, op7 7, op6 6, op5 5, op4 4 |'
+    ]
     assert operator_table([dict(config='x.py', settings=[])]) == ''
 
 

@@ -2,7 +2,11 @@
 
 import argparse
 import json
+import random
+import weakref
+from itertools import pairwise, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,20 +16,12 @@ from mmengine.registry import init_default_scope
 
 from mmkd.engine.cost_arms import DISTILLED, MMRAZOR, PLAIN, TEACHER, Arm, Workbench, made_batch, stock_distiller
 from mmkd.engine.cost_profile import work
-from mmkd.engine.cost_rounds import Times, ratio, spread, summarise, take_turns
+from mmkd.engine.cost_rounds import Times, queued_steps, ratio, spread, step_seconds, summarise, take_turns
 from mmkd.engine.launch import load_config
-from mmkd.testing.benchmark_cost import (
-    benchmark,
-    builders,
-    check,
-    gradients,
-    main,
-    parse_arguments,
-    peak_memory,
-    rehearse,
-    without,
-)
-from mmkd.testing.cost_report import cost_figure, gpu_table
+from mmkd.testing import benchmark_cost
+from mmkd.testing.benchmark_cost import benchmark, builders, gradients, main, peak_memory, rehearse, release, without
+from mmkd.testing.cost_options import check, parse_arguments
+from mmkd.testing.cost_report import cost_figure, gpu_table, notes, split_table
 from mmkd.testing.cost_report import main as write_report
 from mmkd.testing.toy_detectors import toy_detector
 from mmkd.testing.worker import hardware_class
@@ -167,19 +163,144 @@ def test_floor_is_student_and_teacher():
     assert found['arms'][PLAIN]['images_a_second'] == 4
 
 
-def test_every_arm_goes_first_in_some_round():
+def orders(names: str, rounds: int) -> list[str]:
     order: list[str] = []
-    arms = [Arm(name, lambda name=name: order.append(name), torch.nn.Identity()) for name in 'abc']
-    take_turns(arms, 3, 1, 'cpu')
-    rounds = [''.join(order[i : i + 3]) for i in range(0, 12, 3)]
-    assert {r[0] for r in rounds[1:]} == set('abc')
-    assert all(sorted(r) == list('abc') for r in rounds)
+    arms = [Arm(name, lambda name=name: order.append(name), torch.nn.Identity()) for name in names]
+    take_turns(arms, rounds - 1, 1, 'cpu')
+    return [''.join(order[i : i + len(names)]) for i in range(0, len(order), len(names))]
+
+
+def test_every_arm_comes_behind_every_other_in_some_round():
+    found = orders('abc', 20)
+    assert all(sorted(one) == list('abc') for one in found)
+    assert {one[0] for one in found} == set('abc')
+    assert {pair for one in found for pair in pairwise(one)} == set(permutations('abc', 2))
+
+
+def test_the_orders_are_the_same_in_every_run_and_touch_no_other_random_numbers():
+    before = random.getstate()
+    assert orders('abcd', 5) == orders('abcd', 5)
+    assert random.getstate() == before
+
+
+def test_images_a_second_are_those_of_the_clock():
+    found = summarise({PLAIN: Times(wall=[2.0, 4.0, 3.0], busy=[1.0, 1.0, 1.0])}, 6)
+    assert found['arms'][PLAIN]['seconds']['median'] == 1.0
+    assert found['arms'][PLAIN]['images_a_second'] == 2.0
+
+
+def test_the_table_takes_images_a_second_from_the_clock_of_older_files_too():
+    def row(**stored) -> list[str]:
+        arm = dict(seconds=dict(median=1.0), images_a_second=6.0, **stored)
+        setting = dict(height=8, width=8, batch=6, weights_MiB={}, arms={PLAIN: arm})
+        head, _, cells = split_table([dict(config='x.py', settings=[setting])]).splitlines()
+        place = head.split(' | ').index('images/s (clock time)')
+        return cells.split(' | ')[place]
+
+    assert row(wall_seconds=dict(median=2.0)) == '3.00'
+    assert row() == '6.00 (of the time that counts)'
 
 
 def test_warm_up_does_not_count():
     calls = []
     times = take_turns([Arm('a', lambda: calls.append(len(calls)), torch.nn.Identity())], 1, 2, 'cpu')
     assert len(calls) == 3 and len(times['a'].wall) == 1
+
+
+# ---- on a GPU, by stand-ins -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a GPU is told, in order; each event is 300 ms behind the one before."""
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool = False) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            said.append('event')
+            self.moment = 300.0 * said.count('event')
+
+        def elapsed_time(self, later: 'Event') -> float:
+            return later.moment - self.moment
+
+    monkeypatch.setattr('torch.cuda.Event', Event)
+    monkeypatch.setattr('torch.cuda.synchronize', lambda: said.append('wait'))
+    monkeypatch.setattr('torch.cuda.empty_cache', lambda: said.append('empty'))
+    return said
+
+
+def test_a_gpu_is_waited_for_once_behind_its_queue_of_steps(pretended_gpu: list[str]):
+    _, seconds = step_seconds(lambda: pretended_gpu.append('step'), 'cuda', 3)
+    assert pretended_gpu == ['wait', 'event', 'step', 'step', 'step', 'event', 'wait']
+    assert seconds == pytest.approx(0.1)
+
+
+def test_the_parts_are_means_of_the_queued_steps(pretended_gpu: list[str]):
+    pending: list[dict] = []
+
+    def step() -> None:
+        pending.append(dict(step=4.0, teacher=float(len(pending)), **({'distill': 3.0} if pending else {})))
+
+    def finished() -> list[dict]:
+        taken = list(pending)
+        pending.clear()
+        return taken
+
+    arm = Arm(DISTILLED, step, torch.nn.Identity(), SimpleNamespace(finished=finished))
+    times = take_turns([arm], 2, 1, 'cuda', 3)[DISTILLED]
+    assert times.parts == dict(step=[4.0, 4.0], teacher=[1.0, 1.0], distill=[2.0, 2.0])
+    assert times.busy == pytest.approx([0.1, 0.1])
+
+
+def test_several_steps_a_turn_are_for_gpus(config: Path):
+    assert [queued_steps(None, 'cuda'), queued_steps(5, 'cuda'), queued_steps(None, 'cpu')] == [3, 5, 1]
+    with pytest.raises(ValueError, match='--queued must be 1 with --device cpu.*got 3'):
+        check(parse_arguments([str(config), '--device', 'cpu', '--queued', '3']), load_config(str(config)))
+
+
+def test_on_a_cpu_one_step_is_one_step_and_nobody_is_waited_for(pretended_gpu: list[str]):
+    calls = []
+    step_seconds(lambda: calls.append(1), 'cpu')
+    assert calls == [1] and pretended_gpu == []
+
+
+def test_what_a_gpu_kept_is_given_back(pretended_gpu: list[str]):
+    release('cpu')
+    assert pretended_gpu == []
+    release('cuda')
+    assert pretended_gpu == ['empty']
+
+
+def test_arms_are_gone_before_memory_is_measured_and_before_the_next_input(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+):
+    models, seen = [], []
+
+    def spy(arms: list[Arm], *arguments) -> dict[str, Times]:
+        for arm in arms:
+            arm.model.__dict__['itself'] = arm.model  # the garbage collector has to look for it
+            models.append(weakref.ref(arm.model))
+        return take_turns(arms, *arguments)
+
+    def alive(name: str) -> float:
+        seen.append((name, sum(model() is not None for model in models)))
+        return 1.0
+
+    class Bench(Workbench):
+        def __init__(self, *arguments) -> None:
+            alive('next')
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(benchmark_cost, 'take_turns', spy)
+    monkeypatch.setattr(benchmark_cost, 'Workbench', Bench)
+    monkeypatch.setattr(benchmark_cost, 'memory_in_own_process', lambda args, name, *_: alive(name))
+    words = ['--shape', '64', '96', '--batch', '1', '2', '--rounds', '1', '--warmup', '1', '--device', 'cpu']
+    benchmark(parse_arguments([str(config), *words, '--memory']))
+    assert len(models) == 6
+    assert seen == [(name, 0) for name in ('next', PLAIN, DISTILLED)] * 2
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -211,6 +332,69 @@ def test_refuses_before_anything_is_built(config: Path, tmp_path: Path):
             check(parse_arguments(['x.py', '--device', 'cuda']), own)
     with pytest.raises(ValueError, match='must be a distillation'):
         Workbench(load_config(str(ROOT / 'configs/baselines/retinanet_r18_fpn_1x_kitti.py')), (64, 64), 1)
+
+
+@pytest.fixture
+def config_with_options(config: Path) -> Path:
+    """The small pair, whose teacher has an option in the file."""
+    cfg = Config.fromfile(str(config))
+    cfg.model.teacher = dict(config=cfg.model.teacher, channels_last=True)
+    cfg.dump(str(config))
+    return config
+
+
+def test_two_arms_of_one_name_are_refused(config_with_options: Path):
+    def checked(*words: str) -> None:
+        path = str(config_with_options)
+        check(parse_arguments([path, *words]), load_config(path))
+
+    checked('--teacher', 'fold_bn')
+    with pytest.raises(ValueError, match=r"--teacher must .* got channels_last: the configuration's own .* 'distilled"):
+        checked('--teacher', 'channels_last')
+    with pytest.raises(ValueError, match='got bf16,fold_bn: an earlier --teacher'):
+        checked('--teacher', 'fold_bn,bf16', '--teacher', 'bf16,fold_bn')
+
+
+def test_memory_has_the_names_of_the_arms(config_with_options: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    path, name = str(config_with_options), f'{DISTILLED} (channels_last)'
+    words = ['--shape', '64', '96', '--rounds', '1', '--warmup', '1', '--device', 'cpu', '--teacher', 'fold_bn']
+    bench = Workbench(load_config(path), (64, 96), 1)
+    found = builders(bench, parse_arguments([path, *words]))
+    assert list(found) == [PLAIN, TEACHER, name, f'{DISTILLED} (fold_bn)']
+    assert all(build().name == key for key, build in found.items())
+    benchmark(parse_arguments([path, *words, '--memory-of', name]))
+    assert int(capsys.readouterr().out.split()[-1]) > 0
+    monkeypatch.setattr(benchmark_cost, 'memory_in_own_process', lambda args, name, *_: 77.0)
+    (setting,) = benchmark(parse_arguments([path, *words, '--memory']))['settings']
+    assert setting['memory_MiB'] == {key: 77.0 for key in setting['arms'] if key != TEACHER}
+    figures = dict(config='x.py', settings=[setting])
+    (row,) = (row for row in split_table([figures]).splitlines() if f'| {name} |' in row)
+    assert row.endswith('| 77 (+0) |')
+
+
+@pytest.mark.parametrize('words', [['--sha', '64', '96'], ['--memory-o', PLAIN], ['--teach', 'bf16']])
+def test_options_are_written_out_since_another_process_gets_some_of_them(words: list[str], capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(['x.py', *words])
+    assert f'unrecognized arguments: {words[0]}' in capsys.readouterr().err
+
+
+def test_a_cpu_works_with_one_thread_unless_told_otherwise():
+    words = ['x.py', '--device']
+    assert parse_arguments([*words, 'cpu']).threads == 1
+    assert parse_arguments([*words, 'cpu', '--threads', '2']).threads == 2
+    assert parse_arguments([*words, 'cuda']).threads is None
+
+
+def test_the_notes_say_which_time_counts():
+    def note(**known) -> str:
+        figures = dict(command='x', hardware='y', rounds=1, versions={}, date='z', **known)
+        return notes([figures])
+
+    assert 'thread(s), processor time, 1 inter' in note(device='cpu', threads=1)
+    assert 'thread(s), processor time, the sum over all threads, 1 inter' in note(device='cpu', threads=2, queued=1)
+    assert 'thread(s), clock time, 1 inter' in note(device='cuda', threads=2)
+    assert "thread(s), the device's time, 3 queued step(s) a turn, 1 inter" in note(device='cuda', threads=2, queued=3)
 
 
 @pytest.mark.parametrize('words', [['--teacher', 'int8'], ['--rounds', '0'], ['--batch', 'two'], ['--shape', '0', '9']])
@@ -291,7 +475,8 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     words = ['--shape', '64', '96', '--rounds', '1', '--warmup', '1', '--against', 'mmrazor', '--threads', '1']
     main([str(config), *words, '--profile', '--device', 'cpu', '--json', str(file)])
     said = capsys.readouterr().out
-    assert 'over_floor' in said and 'added ms a step' in said
+    assert 'over_floor' in said and 'added ms a step' in said and 'all together' in said
+    assert 'batch 1: processor time' in said and 'images/s (clock time)' in said
     figures = json.loads(file.read_text())
     (setting,) = figures['settings']
     assert (setting['height'], setting['width'], setting['batch']) == (64, 96, 1)
@@ -304,14 +489,14 @@ def test_from_the_command_to_the_page(config: Path, tmp_path: Path, capsys: pyte
     assert setting['distilled_gradients_MiB'] == setting['gradients_MiB']  # this method has no connectors
     sent = 2 * 63 / 64 * setting['distilled_gradients_MiB']
     assert f'| {sent:.0f} |' in text
-    assert 'ms added to plain and teacher' in text
+    assert 'net ms to plain and teacher' in text
     assert plot.read_text().startswith('<?xml')
     details = tmp_path / 'details.md'
     write_report([str(file), '--page', str(page), '--details', str(details)])
     text = page.read_text()
-    assert f'**{median:.2f}**' in text and figures['command'] not in text and 'ms added' not in text
+    assert f'**{median:.2f}**' in text and figures['command'] not in text and 'net ms' not in text
     assert 'CPU cores' in figures['hardware']
-    assert figures['command'] in details.read_text() and 'ms added to plain and teacher' in details.read_text()
+    assert figures['command'] in details.read_text() and 'net ms to plain and teacher' in details.read_text()
     with pytest.raises(ValueError, match='at least one'):
         cost_figure([])
 
@@ -336,6 +521,7 @@ def test_the_plot_tells_the_size_from_the_batch():
 def test_measures_on_a_gpu(config: Path, tmp_path: Path):
     words = ['--shape', '128', '160', '--rounds', '2', '--against', 'mmrazor', '--teacher', 'bf16,channels_last']
     found = benchmark(parse_arguments([str(config), *words, '--device', 'cuda']))
+    assert found['queued'] == 3
     parts = found['settings'][0]['arms'][DISTILLED]['parts']
     assert min(parts.values()) > 0
 
