@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmkd.engine.cost_rounds import QUEUED, clock_words, queued_steps, ratio, shuffled, spread, step_seconds
+from mmkd.engine.cost_rounds import clock_words, queued_steps, ratio, shuffled, spread, step_seconds
 from mmkd.functional import ssim_fused
-from mmkd.testing.cost_options import positive
+from mmkd.testing.cost_options import add_device_options, positive
 from mmkd.testing.process_memory import RETURN_FREED_MEMORY, forget_peak, process_memory
 from mmkd.testing.ssim_forms import OURS, PLAIN, WINDOW, Form, Loss, wanted_forms
 from mmkd.testing.worker import hardware_class
@@ -168,13 +168,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--channels', type=positive, default=256, help='(256)')
     parser.add_argument('--rounds', type=positive, default=15, help='rounds that count (15)')
     parser.add_argument('--warmup', type=positive, default=1, help='rounds before them (1)')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument(
-        '--threads', type=positive,
-        help="threads on the CPU (1 with --device cpu, where the processor time of several is summed; else torch's own "
-        'choice)',
-    )  # fmt: skip
-    parser.add_argument('--queued', type=positive, help=f'steps a turn, on a GPU only ({QUEUED}; on a CPU it is 1)')
+    add_device_options(parser, 'cpu')
     parser.add_argument('--compile', action='store_true', help='add the plain form by torch.compile (a minute)')
     parser.add_argument(
         '--dense', type=not_negative, nargs='+', default=[], metavar='CELLS',

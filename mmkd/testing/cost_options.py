@@ -53,6 +53,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_device_options(parser: argparse.ArgumentParser, device: str) -> None:
+    """Where is measured, and how.
+
+    Args:
+        parser: That gets `--device`, `--threads` and `--queued`.
+        device: Where nothing is said.
+    """
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default=device)
+    parser.add_argument(
+        '--threads', type=positive,
+        help="threads on the CPU (1 with --device cpu, where the processor time of several is summed; else torch's own "
+        'choice)',
+    )  # fmt: skip
+    parser.add_argument('--queued', type=positive, help=f'steps a turn, on a GPU only ({QUEUED}; on a CPU it is 1)')
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -78,13 +94,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--profile', action='store_true', help='count operations, and show which operators distillation adds time of'
     )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--threads', type=positive,
-        help="threads on the CPU (1 with --device cpu, where the processor time of several is summed; else torch's own "
-        'choice)',
-    )  # fmt: skip
-    parser.add_argument('--queued', type=positive, help=f'steps a turn, on a GPU only ({QUEUED}; on a CPU it is 1)')
+    add_device_options(parser, 'cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings, as in tools/train.py')
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
