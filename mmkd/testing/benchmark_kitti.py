@@ -25,6 +25,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmkd.evaluation.kitti_files import read_labels, read_results, read_split, result_line
 from mmkd.evaluation.kitti_metric import KittiMetric
 from mmkd.evaluation.kitti_objects import TYPES
+from mmkd.testing.cost_options import positive
 from mmkd.testing.data import shared_data
 from mmkd.testing.methods import config_root
 
@@ -175,12 +176,10 @@ def measure(data: Path, *, copies: int, repeats: int, batch: int = 1) -> str:
 def main() -> None:
     """Prints seconds and memory for val, and for val several times over (it should grow in proportion)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--copies', type=int, nargs='+', default=[1, 2, 4], help='how many times val, a row each')
-    parser.add_argument('--repeats', type=int, default=5, help='runs of each; the best is shown (5)')
-    parser.add_argument('--batch', type=int, default=1, help='frames that the metric is given at once (1)')
+    parser.add_argument('--copies', type=positive, nargs='+', default=[1, 2, 4], help='how many times val, a row each')
+    parser.add_argument('--repeats', type=positive, default=5, help='runs of each; the best is shown (5)')
+    parser.add_argument('--batch', type=positive, default=1, help='frames that the metric is given at once (1)')
     args = parser.parse_args()
-    if args.batch < 1:
-        parser.error(f'--batch must be >= 1, got {args.batch}')
     torch.set_num_threads(1)
     data = shared_data('kitti_labels')
     print('cpu: processor seconds, wall: clock seconds; the best of all runs, and the highest peak of memory')

@@ -110,16 +110,12 @@ def _with_final_scores(rows: Sequence[dict], runs: Sequence[Run], final: FinalSc
     """The rows with the scores that were found; a teacher of the same recipe that others trained has none."""
     teacher = weights_digest(runs[0])
     scores = {(arm, None if arm == TEACHER else seed): found for (arm, seed), found in final.scores.items()}
-    return [
-        row
-        if row['arm'] == TEACHER and row.get('weights_sha256') != teacher
-        else {**row, **scores.get(run_key(row), {}), 'metrics': _all_scores(row, scores.get(run_key(row), {}))}
-        for row in rows
-    ]
-
-
-def _all_scores(row: dict, final: dict) -> dict[str, float]:
-    return row['metrics'] | final.get('metrics', {})
+    merged = []
+    for row in rows:
+        another = row['arm'] == TEACHER and row.get('weights_sha256') != teacher
+        found = {} if another else scores.get(run_key(row), {})
+        merged.append({**row, **found, 'metrics': row['metrics'] | found.get('metrics', {})})
+    return merged
 
 
 def _known_costs(store: dict | None) -> dict[str, dict]:

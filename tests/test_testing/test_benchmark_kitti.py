@@ -92,3 +92,11 @@ def test_a_row_has_a_cell_under_every_head(monkeypatch: pytest.MonkeyPatch, fold
     frames, _, _, *rest = row.split()
     assert frames == '30'
     assert rest == ['2.00', '3.00', '4.00', '5.00', '7.00', '9.00', '118']
+
+
+@pytest.mark.parametrize('option', ['--copies', '--repeats', '--batch'])
+def test_counts_below_one_are_refused(option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr('sys.argv', ['benchmark_kitti', option, '0'])
+    with pytest.raises(SystemExit):
+        benchmark_kitti.main()
+    assert f'argument {option}: must be a whole number >= 1, got 0' in capsys.readouterr().err
