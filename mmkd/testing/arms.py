@@ -2,8 +2,10 @@
 
 `ssim` is the method as it ships. `ikd-logit=ikd,distiller.distill_losses.loss_ikd_feature.loss.loss_weight=0` is an arm
 called `ikd-logit`: the method `ikd` with the options that follow, each a key below `model.` as for `--cfg-options`.
+`plain-fast=plain,lr=0.004` has a peak learning rate of its own, which every method can have, `plain` too.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,7 @@ from mmengine.config import Config, DictAction
 
 from mmkd.testing.methods import PLAIN, PLAIN_TIME
 
+LR = 'lr'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]*')
 
 
@@ -22,12 +25,23 @@ class Arm:
     Args:
         name: In tables and of its folder.
         method: Stem of a file in `configs/_base_/methods`, or `plain`.
-        options: Pairs of a key below `model.` and a text that is read as `--cfg-options` reads it.
+        options: Pairs of a key below `model.` and a text that is read as `--cfg-options` reads it; or of `lr` and the
+            arm's own peak learning rate.
     """
 
     name: str
     method: str
     options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def lr(self) -> float | None:
+        """Peak learning rate of this arm; None for that of the experiment."""
+        return next((float(text) for key, text in self.options if key == LR), None)
+
+    @property
+    def model_options(self) -> tuple[tuple[str, str], ...]:
+        """The options that change the model."""
+        return tuple(pair for pair in self.options if pair[0] != LR)
 
     def apply(self, model: dict) -> dict:
         """Model config with the options in it.
@@ -42,7 +56,7 @@ class Arm:
             ValueError: Where a key is not in the model: a misspelt option would change nothing.
         """
         cfg = Config({'model': model})
-        for key, text in self.options:
+        for key, text in self.model_options:
             _refuse_unknown(model, key, self.name)
             cfg.merge_from_dict({f'model.{key}': _value(text)})
         return cfg.model.to_dict()
@@ -58,7 +72,7 @@ def parse_arm(text: str) -> Arm:
         The arm; whether the method exists is not looked at.
 
     Raises:
-        ValueError: For a name that cannot be a folder, or an option without a value.
+        ValueError: For a name that cannot be a folder, an option without a value, or a learning rate that is none.
     """
     name, equals, rest = text.partition('=')
     method, *options = _split(rest) if equals else [name]
@@ -72,8 +86,17 @@ def parse_arm(text: str) -> Arm:
         key, _, value = option.partition('=')
         if not (key and value):
             raise ValueError(f'{name}: an option is KEY=VALUE, got {option!r}')
+        if key == LR and not _is_rate(value):
+            raise ValueError(f'{name}: lr must be a positive number, got {value!r}')
         pairs.append((key.removeprefix('model.'), value))
     return Arm(name, method, tuple(pairs))
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _split(text: str) -> list[str]:

@@ -146,14 +146,14 @@ def build_experiment(options: argparse.Namespace, data: DetectionData) -> Experi
         seeds=tuple(options.seeds),
         schedule=schedule,
         teacher_seed=options.teacher_seed,
-        teacher_schedule=replace(schedule, lr=options.lr / 2, epochs=options.teacher_epochs),
+        teacher_schedule=replace(schedule, lr=options.teacher_lr, epochs=options.teacher_epochs),
     )
     for arm in experiment.arms().values():
         check_method(arm.method)
         if is_stretched(experiment, arm.name):
             reference_arms(experiment, arm.name)
-        elif is_plain(arm.method) and arm.options:
-            raise ValueError(f'{arm.name}: {arm.method} has no options, got {dict(arm.options)}')
+        elif is_plain(arm.method) and arm.model_options:
+            raise ValueError(f'{arm.name}: {arm.method} has no option but lr, got {dict(arm.options)}')
     return experiment
 
 

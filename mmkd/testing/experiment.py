@@ -178,7 +178,8 @@ def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | Non
     Returns:
         A whole MMEngine config.
     """
-    schedule, model = experiment.schedule, experiment.student
+    own_lr = getattr(experiment.arms().get(run.arm), 'lr', None)
+    schedule, model = replace(experiment.schedule, lr=own_lr or experiment.schedule.lr), experiment.student
     method = experiment.method(run.arm)
     if run.arm == TEACHER:
         schedule, model = experiment.teacher_schedule or schedule, experiment.teacher

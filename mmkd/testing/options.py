@@ -1,6 +1,7 @@
 """Options that the quick start and the comparison share: data, arms, training, place."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def add_options(
         metavar='ARM',
         help='arms beside the teacher: METHOD, or NAME=METHOD,KEY=VALUE,... with keys below model. METHOD is plain, '
         'plain-time (plain for as long as distillation takes), ikd, mkd or frskd (the file that suits the heads), or a '
-        f'stem of configs/_base_/methods ({" ".join(methods)})',
+        f'stem of configs/_base_/methods ({" ".join(methods)}). Among the options, lr=RATE is a learning rate of its '
+        'own, also of plain',
     )
     shown = ' '.join(str(seed) for seed in seeds)
     arms.add_argument('--seeds', type=int, nargs='+', default=seeds, help=f'each arm is trained for each ({shown})')
@@ -45,7 +47,8 @@ def add_options(
     training.add_argument('--teacher-seed', type=int, help='of the teacher, which all seeds share (0)')
     training.add_argument('--score-every', type=int, default=1, help='epochs between two scorings of a run (1)')
     training.add_argument('--batch', type=int, default=4, help='images of one step (4)')
-    training.add_argument('--lr', type=float, default=2e-3, help='peak learning rate of AdamW; the teacher gets half')
+    training.add_argument('--lr', type=float, default=2e-3, help='peak learning rate of AdamW (2e-3)')
+    training.add_argument('--teacher-lr', type=float, help='of the teacher (half of --lr)')
     training.add_argument('--workers', type=int, default=0, help='loading processes of a run (0: the training process)')
     training.add_argument('--jobs', type=int, default=_jobs(), help='runs at a time (one a GPU; without, at most 2)')
     parser.add_argument(
@@ -100,11 +103,15 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
         if options.data is None and getattr(options, name) != parser.get_default(name):
             parser.error(f'--{name.replace("_", "-")} is of --data, which is not given; a toy set has its own')
     options.teacher_epochs = options.teacher_epochs or options.epochs
+    options.teacher_lr = options.lr / 2 if options.teacher_lr is None else options.teacher_lr
     counts = options.epochs, options.teacher_epochs, options.score_every, options.batch, options.jobs
     if min(*counts, *(options.scale or [32])) < 1:
         parser.error('--epochs, --teacher-epochs, --score-every, --batch, --jobs and --scale must be positive')
-    if options.lr <= 0 or options.workers < 0:
-        parser.error(f'--lr must be positive and --workers not negative, got {options.lr} and {options.workers}')
+    for name, rate in (('--lr', options.lr), ('--teacher-lr', options.teacher_lr)):
+        if not 0 < rate < math.inf:
+            parser.error(f'{name} must be a positive number, got {rate}')
+    if options.workers < 0:
+        parser.error(f'--workers must not be negative, got {options.workers}')
     names = [text.partition('=')[0] for text in options.methods]
     if len(set(options.seeds)) < len(options.seeds) or len(set(names)) < len(names):
         parser.error('--seeds and --methods must not name anything twice')

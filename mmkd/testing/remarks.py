@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 
+from mmkd.testing.arms import LR
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
 from mmkd.testing.final_score import SITTING
 from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
@@ -120,7 +121,10 @@ def has_mixed_seeds(results: dict) -> bool:
 def _meaning(row: dict) -> str:
     """What an arm's name stands for, where it is not just a method file."""
     file, options = row.get('file'), row.get('options') or []
-    if is_plain(file or PLAIN) or (file == row['arm'] and not options):
+    if is_plain(file or PLAIN):
+        own = [float(text) for key, text in options if key == LR]
+        return f'{row["arm"]} is {file} with peak learning rate {own[0]:g}' if own else ''
+    if file == row['arm'] and not options:
         return ''
     short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
     text = ', '.join(f'{reduce(lambda key, part: key.replace(*part), short.items(), key)}={v}' for key, v in options)

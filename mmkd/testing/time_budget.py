@@ -32,14 +32,14 @@ def reference_arms(experiment: Experiment, arm: str) -> list[str]:
         Names.
 
     Raises:
-        ValueError: For another option than `as`, an arm that is not there, or nothing to take the time of.
+        ValueError: For another option than `as` and `lr`, an arm that is not there, or nothing to take the time of.
     """
     arms = experiment.arms()
     distilled = [name for name in arms if not is_plain(experiment.method(name))]
-    options = dict(arms[arm].options)
+    options = dict(arms[arm].model_options)
     wanted = options.pop('as', None)
     if options:
-        raise ValueError(f'{arm}: {PLAIN_TIME} has one option, as=ARM; got {", ".join(options)}')
+        raise ValueError(f'{arm}: {PLAIN_TIME} has the options as=ARM and lr=RATE; got {", ".join(options)}')
     if wanted is not None and wanted not in distilled:
         raise ValueError(f'{arm}: as={wanted} is none of the distilled arms {distilled}')
     if PLAIN not in arms or not distilled:

@@ -69,3 +69,18 @@ def test_refuses_what_is_no_arm(text):
 def test_a_name_of_plain_training_is_no_name_for_something_else(text):
     with pytest.raises(ValueError, match='is the name of plain training'):
         parse_arm(text)
+
+
+def test_an_arm_may_have_a_learning_rate_of_its_own():
+    arm = parse_arm('fast=ssim,lr=4e-3,distiller.distill_losses.loss_ssim.loss.loss_weight=0.5')
+    assert arm.lr == 0.004
+    assert arm.options[0] == ('lr', '4e-3')
+    model = arm.apply(distilled_model(dict(type='X'), arm.method, TEACHER))
+    assert model == model_of('weak=ssim,distiller.distill_losses.loss_ssim.loss.loss_weight=0.5')
+    assert parse_arm('ssim').lr is None
+
+
+@pytest.mark.parametrize('rate', ['0', '-1', 'inf', 'nan', 'fast'])
+def test_a_learning_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=rf"fast: lr must be a positive number, got '{rate}'"):
+        parse_arm(f'fast=plain,lr={rate}')

@@ -6,8 +6,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmkd.testing.checks import check_arms
 from mmkd.testing.compare_methods import comparisons, main, parse_options
-from mmkd.testing.experiment import claim_work_dir, runs_of
+from mmkd.testing.experiment import claim_work_dir, run_config, runs_of
 from mmkd.testing.runs import ExperimentError, write_json
+from mmkd.testing.time_budget import reference_arms
 from mmkd.testing.toy_data import make_toy_data
 from mmkd.testing.toy_detectors import PAIRS, SIZES
 
@@ -33,6 +34,18 @@ def test_a_family_is_an_experiment_with_a_folder_and_a_store_of_its_own(options,
     assert [one.place.store.name for one in found] == ['x_yolox.json', 'x_faster-rcnn.json']
     assert [one.experiment.student['type'] for one in found] == ['YOLOX', 'FasterRCNN']
     assert found[1].experiment.method('ikd') == 'ikd_roi'
+
+
+def test_each_arm_is_trained_with_its_learning_rate_and_the_teacher_with_another(options):
+    words = ['plain', 'fast=plain,lr=0.016', 'gentle=mssd,lr=1e-3', 'later=plain-time,lr=0.016']
+    for given, teacher in (([], 0.004), (['--teacher-lr', '0.001'], 0.001)):
+        asked = parse_options([*options, '--no-plain-time', '--lr', '0.008', *given, '--methods', *words])
+        experiment = comparisons(asked)[0].experiment
+        rates = {}
+        for run in runs_of(experiment, Path('work')):
+            rates[run.arm] = run_config(experiment, run, run).optim_wrapper.optimizer.lr
+        assert rates == dict(teacher=teacher, plain=0.008, fast=0.016, gentle=0.001, later=0.016)
+    assert reference_arms(experiment, 'later') == ['gentle']
 
 
 @pytest.mark.parametrize('family', sorted(PAIRS))
@@ -81,7 +94,9 @@ def test_an_option_that_a_loss_refuses_is_found_before_training(options):
         (['--teacher', 'mmdet::retinanet/retinanet_r18_fpn_1x_coc.py'], 'retinanet_r18_fpn_1x_coco.py'),
         (['--store', '/nowhere/x.json'], 'there is no folder /nowhere'),
         (['--report-only'], 'no run is finished'),
-        (['--methods', 'plain=plain,a=1'], 'plain has no options'),
+        (['--methods', 'plain=plain,a=1'], 'plain has no option but lr'),
+        (['--methods', 'plain', 'fast=plain,lr=-1'], "fast: lr must be a positive number, got '-1'"),
+        (['--methods', 'plain', 'fast=plain,lr=high'], "fast: lr must be a positive number, got 'high'"),
     ],
 )
 def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_path, capsys, wrong, message):
@@ -100,6 +115,9 @@ def test_mistakes_end_with_one_message_before_anything_is_written(options, tmp_p
         ['--methods', 'plain', 'teacher'],
         ['--seeds', '-1'],
         ['--lr', '0'],
+        ['--lr', 'inf'],
+        ['--teacher-lr', '0'],
+        ['--teacher-lr', 'nan'],
         ['--data', 'x', '--toy', 'small'],
     ],
 )

@@ -181,7 +181,7 @@ def test_the_epochs_of_plain_time_stay_when_arms_are_added(experiment, run, tmp_
     [
         (('plain', 'plain-time'), 'needs the arm plain and a distilled one'),
         (('plain', 'ssim', 'x=plain-time,as=mkd'), 'as=mkd is none of the distilled arms'),
-        (('plain', 'ssim', 'x=plain-time,epochs=3'), 'has one option, as=ARM; got epochs'),
+        (('plain', 'ssim', 'x=plain-time,epochs=3'), 'has the options as=ARM and lr=RATE; got epochs'),
     ],
 )
 def test_a_plain_time_without_a_time_is_refused(experiment, methods, message):

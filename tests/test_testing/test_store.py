@@ -310,3 +310,5 @@ def test_settings_that_were_not_recorded_are_no_proof(experiment, tmp_path):
     assert 'Some runs of ssim were made before settings were recorded' in remarks(rows)['notes'][0]
     rows = [dict(arm='x4', seed=0, file='ssim', options=[['a.b', '4']])]
     assert remarks(rows)['notes'] == ['x4 is the method file ssim with a.b=4.']
+    rows = [dict(arm='fast', seed=0, file='plain', options=[['lr', '4e-3']]), dict(arm='plain', seed=0, file='plain')]
+    assert remarks(rows)['notes'] == ['fast is plain with peak learning rate 0.004.']
