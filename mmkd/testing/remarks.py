@@ -122,8 +122,7 @@ def _meaning(row: dict) -> str:
     """What an arm's name stands for, where it is not just a method file."""
     file, options = row.get('file'), row.get('options') or []
     if is_plain(file or PLAIN):
-        own = [float(text) for key, text in options if key == LR]
-        return f'{row["arm"]} is {file} with peak learning rate {own[0]:g}' if own else ''
+        return f'{row["arm"]} is {file} with peak learning rate {_rate(row):g}' if _rate(row) else ''
     if file == row['arm'] and not options:
         return ''
     short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
@@ -131,8 +130,41 @@ def _meaning(row: dict) -> str:
     return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
 
 
+def _rate(row: dict) -> float:
+    """The learning rate that an arm has of its own; 0 for that of the experiment."""
+    return next((float(text) for key, text in row.get('options') or [] if key == LR), 0.0)
+
+
+def rate_note(rows: Sequence[dict]) -> str:
+    """What to know where plain training is better at another learning rate than the experiment's.
+
+    Args:
+        rows: One dict a run.
+
+    Returns:
+        A sentence for each such arm, by the mean of its first metric over the seeds that it shares with plain; empty
+        without any.
+    """
+    scores: dict[str, dict] = {}
+    for row in rows:
+        if row.get('file') == PLAIN and 'metrics' in row:
+            scores.setdefault(row['arm'], {})[row['seed']] = next(iter(row['metrics'].items()))
+    plain = scores.pop(PLAIN, {})
+    texts = []
+    for arm, found in scores.items():
+        shared = [seed for seed in found if seed in plain]
+        gain = sum(found[seed][1] - plain[seed][1] for seed in shared) / max(len(shared), 1)
+        if gain > 0:
+            name = found[shared[0]][0]
+            texts.append(
+                f'{arm}, plain at another learning rate, has a higher mean {name} than {PLAIN}: gains over {PLAIN} are '
+                'those over a student that is not trained at its best rate.'
+            )
+    return ' '.join(texts)
+
+
 def _notes(rows: Sequence[dict]) -> list[str]:
-    notes = [budget_note(rows), teacher_note(of_one_teacher(rows))]
+    notes = [budget_note(rows), teacher_note(of_one_teacher(rows)), rate_note(rows)]
     notes.append('; '.join(dict.fromkeys(filter(None, map(_meaning, rows)))))
     notes[-1] += '.' if notes[-1] else ''
     unsure = {row['arm'] for row in rows if 'settings_sha256' in row}

@@ -14,7 +14,7 @@ from mmkd.testing.fairness import other_teachers
 from mmkd.testing.final_score import FinalSplit
 from mmkd.testing.html_report import html_page
 from mmkd.testing.recipe import Schedule
-from mmkd.testing.remarks import remarks
+from mmkd.testing.remarks import rate_note, remarks
 from mmkd.testing.results import FinalScores, collect_results
 from mmkd.testing.runs import ExperimentError, write_json
 from mmkd.testing.store import read_store, write_store
@@ -312,3 +312,16 @@ def test_settings_that_were_not_recorded_are_no_proof(experiment, tmp_path):
     assert remarks(rows)['notes'] == ['x4 is the method file ssim with a.b=4.']
     rows = [dict(arm='fast', seed=0, file='plain', options=[['lr', '4e-3']]), dict(arm='plain', seed=0, file='plain')]
     assert remarks(rows)['notes'] == ['fast is plain with peak learning rate 0.004.']
+
+
+def test_a_better_learning_rate_of_plain_is_said():
+    def row(arm, seed, score, **more):
+        return dict(arm=arm, seed=seed, file='plain', metrics={'AP': score, 'AP50': 1 - score}, **more)
+
+    fast = dict(options=[['lr', '0.01']])
+    rows = [row('plain', 0, 0.40), row('plain', 1, 0.30), row('fast', 0, 0.39, **fast), row('fast', 1, 0.32, **fast)]
+    assert rate_note(rows).startswith('fast, plain at another learning rate, has a higher mean AP than plain')
+    assert rate_note(rows) in remarks(rows)['notes']
+    assert rate_note(rows[:3]) == ''  # below plain in the seed that both have
+    assert rate_note([*rows[:1], row('fast', 1, 0.9, **fast)]) == ''  # no seed is shared
+    assert rate_note(rows[2:]) == ''
