@@ -1,6 +1,7 @@
 """`KittiDataset` on made folders and on 75 real frames."""
 
 import builtins
+import gc
 import json
 import os
 import sys
@@ -246,11 +247,13 @@ def work_of_indexing(root, monkeypatch):
         patch.setattr(ImageFile.ImageFile, 'load', counted('decoded', ImageFile.ImageFile.load))
         for name in ('listdir', 'scandir'):
             patch.setattr(os, name, counted('listed', getattr(os, name)))
+        gc.disable()  # what earlier tests left to be collected calls functions too, at any moment
         sys.setprofile(lambda frame, event, argument: done.update([event]))  # of this thread alone
         try:
             make(root, '')
         finally:
             sys.setprofile(None)
+            gc.enable()
     return done
 
 
@@ -262,7 +265,7 @@ def test_work_of_indexing_grows_with_the_frames_and_no_image_is_decoded(tmp_path
     assert few['listed'] == many['listed'] <= 4
     for kind in ('call', 'c_call'):  # of Python functions, and of C functions
         assert few[kind] < 120 * 100, 'about 60 a frame: all labels are parsed at once'
-        assert many[kind] < 3.1 * few[kind]
+        assert many[kind] < 4 * few[kind], 'three times the frames: linear work is at most three times as much'
 
 
 def test_numbers_in_the_index_are_plain(root):
