@@ -7,6 +7,7 @@ called `ikd-logit`: the method `ikd` with the options that follow, each a key be
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class Arm:
     @property
     def lr(self) -> float | None:
         """Peak learning rate of this arm; None for that of the experiment."""
-        return next((float(text) for key, text in self.options if key == LR), None)
+        return own_rate(self.options)
 
     @property
     def model_options(self) -> tuple[tuple[str, str], ...]:
@@ -86,10 +87,25 @@ def parse_arm(text: str) -> Arm:
         key, _, value = option.partition('=')
         if not (key and value):
             raise ValueError(f'{name}: an option is KEY=VALUE, got {option!r}')
+        key = key.removeprefix('model.')
+        if key == LR and name == PLAIN:
+            raise ValueError(f'{PLAIN} is trained at the learning rate of --lr; give that arm another name')
         if key == LR and not _is_rate(value):
             raise ValueError(f'{name}: lr must be a positive number, got {value!r}')
-        pairs.append((key.removeprefix('model.'), value))
+        pairs.append((key, value))
     return Arm(name, method, tuple(pairs))
+
+
+def own_rate(options: Iterable[Sequence[str]]) -> float | None:
+    """The peak learning rate among the options of an arm.
+
+    Args:
+        options: Pairs of key and text, as in `Arm` and in a store.
+
+    Returns:
+        The rate; None where the arm has that of the experiment.
+    """
+    return next((float(text) for key, text in options if key == LR), None)
 
 
 def _is_rate(text: str) -> bool:

@@ -178,8 +178,8 @@ def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | Non
     Returns:
         A whole MMEngine config.
     """
-    own_lr = getattr(experiment.arms().get(run.arm), 'lr', None)
-    schedule, model = replace(experiment.schedule, lr=own_lr or experiment.schedule.lr), experiment.student
+    arm = experiment.arms().get(run.arm, Arm(run.arm, run.arm))
+    schedule, model = replace(experiment.schedule, lr=arm.lr or experiment.schedule.lr), experiment.student
     method = experiment.method(run.arm)
     if run.arm == TEACHER:
         schedule, model = experiment.teacher_schedule or schedule, experiment.teacher
@@ -189,7 +189,7 @@ def run_config(experiment: Experiment, run: Run, teacher: Run, epochs: int | Non
         found = None
         if needs_teacher(method):
             found = dict(teacher=str(teacher.folder / 'config.py'), teacher_ckpt=teacher.checkpoint)
-        model = experiment.arms()[run.arm].apply(distilled_model(experiment.student, method, found))
+        model = arm.apply(distilled_model(experiment.student, method, found))
     cfg = training_config(model, experiment.data, schedule, run.seed)
     if needs_teacher(method):  # the teacher has been scored on the whole split, and its score is in the table
         cfg.default_hooks.teacher_check = dict(type='mmkd.TeacherCheckHook', num_images=0)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 
-from mmkd.testing.arms import LR
+from mmkd.testing.arms import own_rate
 from mmkd.testing.fairness import main_teacher, other_teachers, unfair_rows
 from mmkd.testing.final_score import SITTING
 from mmkd.testing.methods import PLAIN, TEACHER, is_plain, needs_teacher
@@ -122,17 +122,13 @@ def _meaning(row: dict) -> str:
     """What an arm's name stands for, where it is not just a method file."""
     file, options = row.get('file'), row.get('options') or []
     if is_plain(file or PLAIN):
-        return f'{row["arm"]} is {file} with peak learning rate {_rate(row):g}' if _rate(row) else ''
+        rate = own_rate(options)
+        return f'{row["arm"]} is {file} with peak learning rate {rate:g}' if rate else ''
     if file == row['arm'] and not options:
         return ''
     short = {'distiller.': '', 'distill_losses.': '', '.loss.': '.'}  # what nearly every key begins with
     text = ', '.join(f'{reduce(lambda key, part: key.replace(*part), short.items(), key)}={v}' for key, v in options)
     return f'{row["arm"]} is the method file {file}' + (f' with {text}' if text else '')
-
-
-def _rate(row: dict) -> float:
-    """The learning rate that an arm has of its own; 0 for that of the experiment."""
-    return next((float(text) for key, text in row.get('options') or [] if key == LR), 0.0)
 
 
 def rate_note(rows: Sequence[dict]) -> str:
@@ -147,7 +143,8 @@ def rate_note(rows: Sequence[dict]) -> str:
     """
     scores: dict[str, dict] = {}
     for row in rows:
-        if row.get('file') == PLAIN and 'metrics' in row:
+        of_a_rate = row['arm'] == PLAIN or own_rate(row.get('options') or [])
+        if row.get('file') == PLAIN and of_a_rate and 'metrics' in row:
             scores.setdefault(row['arm'], {})[row['seed']] = next(iter(row['metrics'].items()))
     plain = scores.pop(PLAIN, {})
     texts = []

@@ -82,5 +82,11 @@ def test_an_arm_may_have_a_learning_rate_of_its_own():
 
 @pytest.mark.parametrize('rate', ['0', '-1', 'inf', 'nan', 'fast'])
 def test_a_learning_rate_that_is_none_is_refused(rate):
-    with pytest.raises(ValueError, match=rf"fast: lr must be a positive number, got '{rate}'"):
-        parse_arm(f'fast=plain,lr={rate}')
+    for key in ('lr', 'model.lr'):
+        with pytest.raises(ValueError, match=rf"fast: lr must be a positive number, got '{rate}'"):
+            parse_arm(f'fast=plain,{key}={rate}')
+
+
+def test_plain_itself_has_the_learning_rate_that_it_is_compared_at():
+    with pytest.raises(ValueError, match='plain is trained at the learning rate of --lr'):
+        parse_arm('plain=plain,lr=0.004')

@@ -325,3 +325,4 @@ def test_a_better_learning_rate_of_plain_is_said():
     assert rate_note(rows[:3]) == ''  # below plain in the seed that both have
     assert rate_note([*rows[:1], row('fast', 1, 0.9, **fast)]) == ''  # no seed is shared
     assert rate_note(rows[2:]) == ''
+    assert rate_note([*rows[:1], row('again', 0, 0.9)]) == ''  # not at another rate
