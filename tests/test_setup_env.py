@@ -264,7 +264,7 @@ class TestOriginalStack:
         assert done.returncode == 0, done.stdout
         calls = machine.calls()
         assert any('requirements/original/mmcv.txt' in call for call in calls)
-        assert '-m pytest -n 2 --dist loadfile --no-loadscope-reorder -k two words' in calls
+        assert any(call.startswith('-m pytest -n 2 --dist loadfile ') and call.endswith('two words') for call in calls)
         assert (machine.project / '.venv-original').is_dir() and not (machine.project / '.venv').exists()
 
     def test_is_where_the_quick_start_runs(self, machine: Machine) -> None:

@@ -49,7 +49,8 @@ class TestRunTests:
         done = ready.run('tools/run_tests.sh', '-k', 'two words', PYTHONPATH='/another')
         assert done.returncode == 0, done.stdout
         command, state = ready.calls()
-        assert command == '-m pytest -n 2 --dist loadfile --no-loadscope-reorder -k two words'
+        assert command.startswith('-m pytest -n 2 --dist loadfile --no-loadscope-reorder ')
+        assert command.endswith(' -k two words')
         assert state == f'cwd={ready.project} threads=1 path='
         assert 'all passed' in done.stdout
         assert '0 min' in done.stdout

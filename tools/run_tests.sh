@@ -15,7 +15,7 @@ source "$ROOT/tools/_venv.sh"
 export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 [[ -z ${MMKD_DATA:-} ]] || MMKD_DATA=$(cd "$MMKD_DATA" && pwd)
 start=$SECONDS code=0
-(cd "$ROOT" && "$VENV/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@") || code=$?
+(cd "$ROOT" && "$VENV/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5 "$@") || code=$?
 printf '[tests] %d min %d s\n' $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60))
 case $code in
     0) echo '[tests] all passed' ;;
