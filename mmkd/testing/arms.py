@@ -73,7 +73,8 @@ def parse_arm(text: str) -> Arm:
         The arm; whether the method exists is not looked at.
 
     Raises:
-        ValueError: For a name that cannot be a folder, an option without a value, or a learning rate that is none.
+        ValueError: For a name that cannot be a folder, an option without a value or that is given twice, or a learning
+            rate that is none.
     """
     name, equals, rest = text.partition('=')
     method, *options = _split(rest) if equals else [name]
@@ -82,14 +83,16 @@ def parse_arm(text: str) -> Arm:
             raise ValueError(f'an arm is METHOD, or NAME=METHOD,KEY=VALUE,...; got {text!r}')
     if name in (PLAIN, PLAIN_TIME) and method != name:
         raise ValueError(f'{name} is the name of plain training, got {text!r}: give that arm another name')
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for option in options:
         key, _, value = option.partition('=')
         if not (key and value):
             raise ValueError(f'{name}: an option is KEY=VALUE, got {option!r}')
         key = key.removeprefix('model.')
-        if key == LR and name == PLAIN:
-            raise ValueError(f'{PLAIN} is trained at the learning rate of --lr; give that arm another name')
+        if key in dict(pairs):
+            raise ValueError(f'{name}: {key} is given twice')
+        if key == LR and name in (PLAIN, PLAIN_TIME):
+            raise ValueError(f'{name} is trained at the learning rate of --lr; give that arm another name')
         if key == LR and not _is_rate(value):
             raise ValueError(f'{name}: lr must be a positive number, got {value!r}')
         pairs.append((key, value))

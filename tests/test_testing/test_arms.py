@@ -87,6 +87,13 @@ def test_a_learning_rate_that_is_none_is_refused(rate):
             parse_arm(f'fast=plain,{key}={rate}')
 
 
-def test_plain_itself_has_the_learning_rate_that_it_is_compared_at():
-    with pytest.raises(ValueError, match='plain is trained at the learning rate of --lr'):
-        parse_arm('plain=plain,lr=0.004')
+@pytest.mark.parametrize('name', ['plain', 'plain-time'])
+def test_plain_itself_has_the_learning_rate_that_it_is_compared_at(name):
+    with pytest.raises(ValueError, match=f'{name} is trained at the learning rate of --lr'):
+        parse_arm(f'{name}={name},lr=0.004')
+
+
+@pytest.mark.parametrize('again', ['lr=0.004', 'model.lr=0.004'])
+def test_an_option_that_is_given_twice_is_refused(again):
+    with pytest.raises(ValueError, match='fast: lr is given twice'):
+        parse_arm(f'fast=ikd,lr=0.002,{again}')
