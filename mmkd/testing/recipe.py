@@ -23,7 +23,8 @@ class Schedule:
         epochs: Passes over the training images.
         scale: (width, height) that images are resized into, px, keeping their ratio.
         batch: Images of one step.
-        lr: Peak learning rate of AdamW.
+        lr: Peak learning rate of AdamW. The default suits the small detectors of this package, batches of 4 and
+            training from scratch (docs/results.md); larger ones need less.
         weight_decay: Of AdamW; not on norms and biases.
         warmup: Steps of the linear warm-up.
         workers: Processes that load images; 0 loads in the training process.
@@ -33,7 +34,7 @@ class Schedule:
     epochs: int = 12
     scale: tuple[int, int] = (320, 240)
     batch: int = 4
-    lr: float = 2e-3
+    lr: float = 8e-3
     weight_decay: float = 0.05
     warmup: int = 60
     workers: int = 0
