@@ -11,7 +11,6 @@ from mmkd.testing.toy_data import MIXTURES
 from mmkd.testing.training import visible_devices
 
 DATA_SCALE = (320, 240)
-LR = Schedule.lr
 _MODELS = 'tiny, small or large (RetinaNets of 0.2, 1.1 and 12 M parameters), FAMILY-tiny and so on, or a config'
 
 
@@ -49,7 +48,7 @@ def add_options(
     training.add_argument('--teacher-seed', type=int, help='of the teacher, which all seeds share (0)')
     training.add_argument('--score-every', type=int, default=1, help='epochs between two scorings of a run (1)')
     training.add_argument('--batch', type=int, default=4, help='images of one step (4)')
-    training.add_argument('--lr', type=float, default=LR, help=f'peak rate of AdamW ({LR}, for small detectors)')
+    training.add_argument('--lr', type=float, default=Schedule.lr, help='peak learning rate of AdamW (%(default)s)')
     training.add_argument('--teacher-lr', type=float, help='of the teacher (half of --lr)')
     training.add_argument('--workers', type=int, default=0, help='loading processes of a run (0: the training process)')
     training.add_argument('--jobs', type=int, default=_jobs(), help='runs at a time (one a GPU; without, at most 2)')
