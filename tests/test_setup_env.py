@@ -181,7 +181,7 @@ class TestSetUp:
     @pytest.mark.parametrize(
         ('variables', 'said'),
         [
-            (dict(FAKE_VERSION='3.13', PYTHON='python3'), 'is Python 3.13; mmkd needs 3.10, 3.11 or 3.12'),
+            (dict(FAKE_VERSION='3.14', PYTHON='python3'), 'is Python 3.14; mmkd needs 3.10 to 3.13'),
             (dict(PYTHON='/no/such/python'), 'PYTHON=/no/such/python is not a program'),
             (dict(CXX='no-such-compiler'), 'no working C++17 compiler (no-such-compiler)'),
             (dict(MMKD_NEED_MB='999999999'), 'the environment needs about 999999999 MB'),
@@ -201,11 +201,11 @@ class TestSetUp:
         assert f'environment {machine.elsewhere}/own/venv' in done.stdout
 
     def test_says_when_no_fitting_python_is_there(self, machine: Machine) -> None:
-        for name in ('python3.10', 'python3.11', 'python3.12', 'python'):
+        for name in ('python3.10', 'python3.11', 'python3.12', 'python3.13', 'python'):
             shutil.copy(machine.programs / 'python3', machine.programs / name)
         done = machine.run('tools/setup_env.sh', FAKE_VERSION='3.9')
         assert done.returncode != 0
-        assert "no Python 3.10, 3.11 or 3.12 was found (python3 is '3.9')" in done.stdout
+        assert "no Python 3.10 to 3.13 was found (python3 is '3.9')" in done.stdout
 
     def test_takes_the_first_python_that_fits(self, machine: Machine) -> None:
         old = FAKE_PYTHON.replace('${FAKE_VERSION:-3.11}', '3.14')

@@ -5,7 +5,7 @@
 #   tools/setup_env.sh           what training needs
 #   tools/setup_env.sh --tests   what the tests need as well
 #
-# PYTHON=...    interpreter, 3.10 to 3.12 (default: the first that fits of python3, python3.12, python3.11, python3.10)
+# PYTHON=...    interpreter, 3.10 to 3.13 (default: the first that fits of python3, python3.12, 3.11, 3.10, 3.13)
 # TORCH=...     arguments for pip in the place of torch==2.13.0, such as TORCH='torch==2.9.1'
 # MMKD_VENV=... another folder for the environment
 # FORCE_CUDA=1  CUDA ops although no GPU is seen here, such as on a login node
@@ -57,7 +57,7 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 
 python_fits() {
     case "$(python_version "$1")" in
-        3.10 | 3.11 | 3.12) return 0 ;;
+        3.10 | 3.11 | 3.12 | 3.13) return 0 ;;
         *) return 1 ;;
     esac
 }
@@ -66,17 +66,18 @@ choose_python() {
     local name
     if [[ -n ${PYTHON:-} ]]; then
         command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not a program on this machine"
-        python_fits "$PYTHON" || fail "PYTHON=$PYTHON is Python $(python_version "$PYTHON"); mmkd needs 3.10, 3.11 or 3.12"
+        python_fits "$PYTHON" || fail "PYTHON=$PYTHON is Python $(python_version "$PYTHON"); mmkd needs 3.10 to 3.13"
         return
     fi
-    for name in python3 python3.12 python3.11 python3.10 python; do
+    for name in python3 python3.12 python3.11 python3.10 python3.13 python; do
         if command -v "$name" >/dev/null && python_fits "$name"; then
             PYTHON=$name
             return
         fi
     done
-    fail "no Python 3.10, 3.11 or 3.12 was found (python3 is '$(python_version python3 || echo missing)')" \
-        "install one (Debian, Ubuntu: apt install python3.11 python3.11-venv python3.11-dev)" \
+    fail "no Python 3.10 to 3.13 was found (python3 is '$(python_version python3 || echo missing)')" \
+        "install one (Debian, Ubuntu: apt install python3.11 python3.11-venv python3.11-dev; where the distribution's are too" \
+        "new: from pyenv, conda or uv)" \
         "or name one: PYTHON=/path/to/python3.11 $0"
 }
 
