@@ -27,7 +27,8 @@ def cell_of(path: Path) -> tuple[tuple[str, float], str]:
     runs = sorted((run['seed'], run['metrics']['AP']) for run in store['runs'] if run['arm'] == 'plain')
     assert setting['data'] == 'bccd (held-back training images)'
     assert [seed for seed, _ in runs] in ([0], [0, 2])
-    return (f'{setting["student"]}, {role}{epochs}', setting['lr']), ', '.join(f'{100 * ap:.1f}' for _, ap in runs)
+    family = setting['student'].replace('FasterRCNN', 'Faster R-CNN')
+    return (f'{family}, {role}{epochs}', setting['lr']), ', '.join(f'{100 * ap:.1f}' for _, ap in runs)
 
 
 def test_the_table_is_that_of_the_stores():
@@ -48,5 +49,5 @@ def test_the_cells_of_an_earlier_search_are_its_own():
 def test_a_store_is_found_under_the_name_that_it_describes():
     for path in STORES:
         (row, rate), _ = cell_of(path)
-        family, role, *longer = row.lower().replace(' epochs', '').split(', ')
+        family, role, *longer = row.lower().replace(' epochs', '').replace(' r-cnn', '-rcnn').split(', ')
         assert path.stem == f'{family}_{role}_{"".join(longer) or 24}_{rate:g}'
